@@ -1,0 +1,16 @@
+# Flags of kfac's own programs (tests, examples, benchmarks). Neither target is exported or
+# installed: users of kfac::kfac get none of this.
+
+set(CMAKE_CXX_EXTENSIONS OFF)
+
+add_library(kfac_warnings INTERFACE)
+target_compile_options(kfac_warnings INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wdouble-promotion
+  -Wold-style-cast -Wnon-virtual-dtor -Woverloaded-virtual -Wcast-align -Wextra-semi
+  -Wimplicit-fallthrough -Wundef)
+
+add_library(kfac_program INTERFACE)
+target_link_libraries(kfac_program INTERFACE kfac kfac_warnings)
+if(KFAC_NATIVE)
+  target_compile_options(kfac_program INTERFACE -march=native)
+endif()

@@ -1,0 +1,695 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <ios>
+#include <limits>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include <kfac/core/errors.hpp>
+#include <kfac/core/shape.hpp>
+#include <kfac/core/types.hpp>
+
+/// The safetensors format: named arrays in one file, exchanged with NumPy, PyTorch and others.
+/// Needs nlohmann_json.
+namespace kfac::io {
+
+static_assert(std::endian::native == std::endian::little,
+              "safetensors files are little-endian, and so must be the machine that reads them");
+
+/// What the elements of a tensor are, under the names of the format.
+enum class ElementType { Bool, U8, I8, U16, I16, U32, I32, I64, F16, BF16, F32, F64 };
+
+namespace detail {
+
+struct ElementTypeInfo {
+  std::string_view name;
+  std::size_t bytes;
+};
+
+/// In the order of the enumerators.
+inline constexpr std::array<ElementTypeInfo, 12> kElementTypes{{{"BOOL", 1},
+                                                                {"U8", 1},
+                                                                {"I8", 1},
+                                                                {"U16", 2},
+                                                                {"I16", 2},
+                                                                {"U32", 4},
+                                                                {"I32", 4},
+                                                                {"I64", 8},
+                                                                {"F16", 2},
+                                                                {"BF16", 2},
+                                                                {"F32", 4},
+                                                                {"F64", 8}}};
+
+inline std::string element_name(ElementType type) {
+  return std::string(kElementTypes[static_cast<std::size_t>(type)].name);
+}
+
+inline std::size_t element_bytes(ElementType type) {
+  return kElementTypes[static_cast<std::size_t>(type)].bytes;
+}
+
+inline bool is_real(ElementType type) {
+  return type >= ElementType::F16;
+}
+
+/// Converts `count` elements of the type `Stored`, wherever they are aligned.
+template <class Stored, class Result>
+void convert_elements(const std::byte* source, std::size_t count, Result* destination) {
+  for (std::size_t element = 0; element < count; ++element) {
+    Stored value;
+    std::memcpy(&value, source + element * sizeof(Stored), sizeof(Stored));
+    if constexpr (std::is_arithmetic_v<Stored>)
+      destination[element] = static_cast<Result>(value);
+    else
+      destination[element] = static_cast<Result>(static_cast<float>(value));  // 16-bit floats
+  }
+}
+
+/// The number of elements of a tensor, unless its size in bytes does not fit an Index. Zeros count
+/// as ones for that, so that the product of any of the axes fits too.
+inline std::optional<std::size_t> element_count(const std::vector<Index>& shape,
+                                                std::size_t bytes_each) {
+  Index bound = std::numeric_limits<Index>::max() / static_cast<Index>(bytes_each);
+  Index count = 1;
+  for (const Index axis : shape) {
+    bound /= std::max<Index>(axis, 1);
+    if (axis < 0 || bound == 0) return std::nullopt;
+    count *= axis;
+  }
+  return static_cast<std::size_t>(count);
+}
+
+/// Such as "[3, 4]".
+inline std::string shape_text(const std::vector<Index>& shape) {
+  std::string text;
+  for (const Index axis : shape) text += (text.empty() ? "" : ", ") + std::to_string(axis);
+  return '[' + text + ']';
+}
+
+/// JSON as an error message shows it: at most a line, whatever bytes came.
+inline std::string json_text(const nlohmann::json& value) {
+  constexpr std::size_t kLongest = 60;
+  std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  return text;
+}
+
+class SafeTensorsReader;
+
+}  // namespace detail
+
+/// Named arrays, as read from a safetensors file or about to be written to one.
+///
+/// The format is row-major. `batch` and `add_batch` keep the bytes and turn the axes round: a
+/// `[examples, ...]` array is a `features x examples` matrix. `matrix` and `add_matrix` keep the
+/// indices: a `[outputs, inputs]` array is an `outputs x inputs` matrix.
+///
+/// Reals are converted to the scalar asked for: F64 is rounded to float, F16, BF16 and F32 are
+/// exact. Integers are never turned into reals or back.
+///
+/// \code
+/// kfac::io::SafeTensors tensors;
+/// tensors.add_matrix("hidden.weight", weight);
+/// tensors.add_vector("hidden.bias", bias);
+/// kfac::io::write_safetensors("model.safetensors", tensors);
+///
+/// const kfac::io::SafeTensors file = kfac::io::read_safetensors("model.safetensors");
+/// const kfac::Matrix<float> again = file.matrix<float>("hidden.weight");
+/// \endcode
+class SafeTensors {
+ public:
+  bool contains(std::string_view name) const { return tensors_.find(name) != tensors_.end(); }
+
+  /// Every tensor's name, in alphabetical order.
+  std::vector<std::string> names() const {
+    std::vector<std::string> result;
+    for (const auto& [name, tensor] : tensors_) result.push_back(name);
+    return result;
+  }
+
+  /// The axes as stored, slowest first; none for a scalar. \throws FileError if there is no `name`.
+  const std::vector<Index>& shape(std::string_view name) const { return find("shape", name).shape; }
+
+  /// \throws FileError if there is no `name`.
+  ElementType element_type(std::string_view name) const { return find("element_type", name).type; }
+
+  /// The file's `__metadata__`: text by name.
+  const std::map<std::string, std::string>& metadata() const { return metadata_; }
+
+  /// The only element of a tensor of reals, whatever its number of axes.
+  /// \throws FileError if there is no `name`, or it is not one real.
+  template <RealScalar S>
+  S scalar(std::string_view name) const {
+    const Tensor& tensor = find_real("scalar", name);
+    if (tensor.elements() != 1) fail_shape("scalar", name, tensor, "one element");
+    return reals<S>(tensor)(0);
+  }
+
+  /// All elements of a tensor of reals, in stored order, whatever its number of axes.
+  /// \throws FileError if there is no `name`, or it does not hold reals.
+  template <RealScalar S>
+  Vector<S> vector(std::string_view name) const {
+    return reals<S>(find_real("vector", name));
+  }
+
+  /// A `[rows, columns]` tensor of reals as a `rows x columns` matrix.
+  /// \throws FileError if there is no `name`, or it does not hold reals on two axes.
+  template <RealScalar S>
+  Matrix<S> matrix(std::string_view name) const {
+    const Tensor& tensor = find_real("matrix", name);
+    if (tensor.shape.size() != 2) fail_shape("matrix", name, tensor, "two axes");
+    const Vector<S> elements = reals<S>(tensor);
+    return Eigen::Map<const RowMajor<S>>(elements.data(), tensor.shape[0], tensor.shape[1]);
+  }
+
+  /// A `[count, rows, columns]` tensor of reals as `count` matrices of `rows x columns`; none if
+  /// any axis is 0. \throws FileError if there is no `name`, or it does not hold reals on three
+  /// axes.
+  template <RealScalar S>
+  std::vector<Matrix<S>> matrices(std::string_view name) const {
+    const Tensor& tensor = find_real("matrices", name);
+    if (tensor.shape.size() != 3) fail_shape("matrices", name, tensor, "three axes");
+    const Vector<S> elements = reals<S>(tensor);
+    const Index rows = tensor.shape[1];
+    const Index columns = tensor.shape[2];
+    std::vector<Matrix<S>> result;
+    for (Index offset = 0; offset < elements.size(); offset += rows * columns)
+      result.emplace_back(Eigen::Map<const RowMajor<S>>(elements.data() + offset, rows, columns));
+    return result;
+  }
+
+  /// An `[examples, ...]` tensor of reals as a `features x examples` matrix: the bytes as they are.
+  /// \throws FileError if there is no `name`, or it does not hold reals on at least one axis.
+  template <RealScalar S>
+  Matrix<S> batch(std::string_view name) const {
+    const Tensor& tensor = find_real("batch", name);
+    if (tensor.shape.empty()) fail_shape("batch", name, tensor, "at least one axis");
+    Index features = 1;
+    for (std::size_t axis = 1; axis < tensor.shape.size(); ++axis) features *= tensor.shape[axis];
+    Matrix<S> result(features, tensor.shape[0]);
+    copy_reals(tensor, result.data());
+    return result;
+  }
+
+  /// All elements of a tensor of integers (BOOL counts as 0 and 1), in stored order.
+  /// \throws FileError if there is no `name`, or it does not hold integers.
+  std::vector<std::int64_t> integers(std::string_view name) const {
+    return integers_of(find_integer("integers", name));
+  }
+
+  /// All elements of a tensor of integers as labels, in stored order.
+  /// \throws FileError if there is no `name`, it does not hold integers, or one does not fit `int`.
+  Labels labels(std::string_view name) const {
+    const std::vector<std::int64_t> values = integers_of(find_integer("labels", name));
+    Labels result(static_cast<Index>(values.size()));
+    for (std::size_t element = 0; element < values.size(); ++element) {
+      const std::int64_t value = values[element];
+      if (!std::in_range<int>(value))
+        fail("labels", name,
+             "has " + std::to_string(value) + " at " + std::to_string(element) +
+                 ", expected labels that fit 'int'");
+      result(static_cast<Index>(element)) = static_cast<int>(value);
+    }
+    return result;
+  }
+
+  /// Adds a `[]` tensor of F32 or F64.
+  /// \throws ValueError if `name` is there already, is not UTF-8 or is `__metadata__`, which the
+  ///         format reserves; so do all functions that add.
+  template <RealScalar S>
+  void add_scalar(std::string name, S value) {
+    insert("add_scalar", std::move(name), {}, &value, 1);
+  }
+
+  /// Adds a vector of float or double as it is: `[size]`, or the row-major `shape` if given.
+  /// \throws ShapeError if `shape` has another number of elements.
+  template <class Derived>
+    requires RealScalar<typename Derived::Scalar> &&
+        (Derived::IsVectorAtCompileTime !=
+         0) void add_vector(std::string name, const Eigen::MatrixBase<Derived>& values,
+                            std::vector<Index> shape = {}) {
+      const typename Derived::PlainObject stored = values;
+      check_elements("add_vector", stored.size(), shape);
+      insert("add_vector", std::move(name), std::move(shape), stored.data(), stored.size());
+    }
+
+    /// Adds a matrix of float or double as `[rows, columns]`.
+    template <class Derived>
+      requires RealScalar<typename Derived::Scalar>
+    void add_matrix(std::string name, const Eigen::MatrixBase<Derived>& values) {
+      const RowMajor<typename Derived::Scalar> stored = values;
+      insert("add_matrix", std::move(name), {stored.rows(), stored.cols()}, stored.data(),
+             stored.size());
+    }
+
+    /// Adds a `features x examples` matrix of float or double as `[examples, features]`, or as
+    /// `[examples, ...]` with the axes of one example.
+    /// \throws ShapeError if `example` has another number of elements than there are features.
+    template <class Derived>
+      requires RealScalar<typename Derived::Scalar>
+    void add_batch(std::string name, const Eigen::MatrixBase<Derived>& values,
+                   const Shape& example = {}) {
+      const Matrix<typename Derived::Scalar> stored = values;
+      std::vector<Index> shape{stored.cols()};
+      for (int axis = 0; axis < example.rank(); ++axis) shape.push_back(example[axis]);
+      if (example.rank() == 0)
+        shape.push_back(stored.rows());
+      else
+        kfac::detail::check_size("kfac::io::SafeTensors::add_batch", "example", example.size(),
+                                 stored.rows(), "elements");
+      insert("add_batch", std::move(name), std::move(shape), stored.data(), stored.size());
+    }
+
+    /// Adds integers as I64: `[size]`, or the row-major `shape` if given.
+    /// \throws ShapeError if `shape` has another number of elements.
+    void add_integers(std::string name, std::span<const std::int64_t> values,
+                      std::vector<Index> shape = {}) {
+      const auto size = static_cast<Index>(values.size());
+      check_elements("add_integers", size, shape);
+      insert("add_integers", std::move(name), std::move(shape), values.data(), size);
+    }
+
+    /// Adds labels as I64, the type in which PyTorch takes classes: `[size]`, or the row-major
+    /// `shape` if given. \throws ShapeError if `shape` has another number of elements.
+    void add_labels(std::string name, const Labels& labels, std::vector<Index> shape = {}) {
+      check_elements("add_labels", labels.size(), shape);
+      const std::vector<std::int64_t> stored(labels.begin(), labels.end());
+      insert("add_labels", std::move(name), std::move(shape), stored.data(), labels.size());
+    }
+
+    /// Sets one entry of `__metadata__`, anew or again. \throws ValueError if it is not UTF-8.
+    void set_metadata(const std::string& key, std::string value) {
+      check_utf8("set_metadata", "key", key);
+      check_utf8("set_metadata", "value", value);
+      metadata_.insert_or_assign(key, std::move(value));
+    }
+
+   private:
+    friend class detail::SafeTensorsReader;
+    friend void write_safetensors(const std::filesystem::path& path, const SafeTensors& tensors);
+
+    template <RealScalar S>
+    using RowMajor = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+    struct Tensor {
+      ElementType type;
+      std::vector<Index> shape;
+      std::vector<std::byte> bytes;
+
+      std::size_t elements() const { return bytes.size() / detail::element_bytes(type); }
+    };
+
+    template <RealScalar S>
+    static void copy_reals(const Tensor& tensor, S* destination) {
+      const std::byte* source = tensor.bytes.data();
+      const std::size_t count = tensor.elements();
+      if (tensor.type == ElementType::F64)
+        detail::convert_elements<double>(source, count, destination);
+      else if (tensor.type == ElementType::F32)
+        detail::convert_elements<float>(source, count, destination);
+      else if (tensor.type == ElementType::BF16)
+        detail::convert_elements<Eigen::bfloat16>(source, count, destination);
+      else
+        detail::convert_elements<Eigen::half>(source, count, destination);
+    }
+
+    template <RealScalar S>
+    static Vector<S> reals(const Tensor& tensor) {
+      Vector<S> result(static_cast<Index>(tensor.elements()));
+      copy_reals(tensor, result.data());
+      return result;
+    }
+
+    static std::vector<std::int64_t> integers_of(const Tensor& tensor) {
+      std::vector<std::int64_t> result(tensor.elements());
+      const auto convert = [&]<class Stored>(std::type_identity<Stored>) {
+        detail::convert_elements<Stored>(tensor.bytes.data(), result.size(), result.data());
+      };
+      switch (tensor.type) {
+        case ElementType::I8:
+          convert(std::type_identity<std::int8_t>{});
+          break;
+        case ElementType::U16:
+          convert(std::type_identity<std::uint16_t>{});
+          break;
+        case ElementType::I16:
+          convert(std::type_identity<std::int16_t>{});
+          break;
+        case ElementType::U32:
+          convert(std::type_identity<std::uint32_t>{});
+          break;
+        case ElementType::I32:
+          convert(std::type_identity<std::int32_t>{});
+          break;
+        case ElementType::I64:
+          convert(std::type_identity<std::int64_t>{});
+          break;
+        default:
+          convert(std::type_identity<std::uint8_t>{});  // U8 and BOOL
+      }
+      return result;
+    }
+
+    const Tensor& find(const char* function, std::string_view name) const {
+      const auto found = tensors_.find(name);
+      if (found != tensors_.end()) return found->second;
+      constexpr std::size_t kMostNames = 8;
+      std::string known;
+      std::size_t count = 0;
+      for (const auto& [other, tensor] : tensors_)
+        if (count++ < kMostNames) known += (known.empty() ? "'" : ", '") + other + '\'';
+      if (count > kMostNames) known += ", ... (" + std::to_string(count) + " in all)";
+      fail(function, name, "is missing, expected one of: " + (known.empty() ? "none" : known));
+    }
+
+    const Tensor& find_real(const char* function, std::string_view name) const {
+      const Tensor& tensor = find(function, name);
+      if (!detail::is_real(tensor.type))
+        fail(function, name,
+             "holds " + detail::element_name(tensor.type) +
+                 ", expected reals (F64, F32, BF16, F16)");
+      return tensor;
+    }
+
+    const Tensor& find_integer(const char* function, std::string_view name) const {
+      const Tensor& tensor = find(function, name);
+      if (detail::is_real(tensor.type))
+        fail(function, name, "holds " + detail::element_name(tensor.type) + ", expected integers");
+      return tensor;
+    }
+
+    [[noreturn]] void fail_shape(const char* function, std::string_view name, const Tensor& tensor,
+                                 const char* expected) const {
+      fail(function, name,
+           "has shape " + detail::shape_text(tensor.shape) + ", expected " + expected);
+    }
+
+    [[noreturn]] void fail(const char* function, std::string_view name,
+                           const std::string& problem) const {
+      raise<FileError>("kfac::io::SafeTensors::" + std::string(function) + ": '" +
+                       std::string(name) + "' " + problem +
+                       (origin_.empty() ? "" : " (file '" + origin_ + "')"));
+    }
+
+    /// Completes an empty `shape` to `[elements]`.
+    static void check_elements(const char* function, Index elements, std::vector<Index>& shape) {
+      if (shape.empty()) shape.push_back(elements);
+      const std::optional<std::size_t> count = detail::element_count(shape, 1);
+      if (count != static_cast<std::size_t>(elements))
+        raise<ShapeError>("kfac::io::SafeTensors::" + std::string(function) + ": 'shape' is " +
+                          detail::shape_text(shape) + ", expected " + std::to_string(elements) +
+                          " elements");
+    }
+
+    static void check_utf8(const char* function, const char* argument, const std::string& text) {
+      using nlohmann::json;
+      const std::string valid = json(text).dump(-1, ' ', false, json::error_handler_t::ignore);
+      if (json::parse(valid).get_ref<const std::string&>() == text) return;
+      raise<ValueError>("kfac::io::SafeTensors::" + std::string(function) + ": '" + argument +
+                        "' is " + json(text).dump(-1, ' ', true, json::error_handler_t::replace) +
+                        ", expected UTF-8");
+    }
+
+    template <class Element>
+    void insert(const char* function, std::string name, std::vector<Index> shape,
+                const Element* elements, Index count) {
+      const std::string where = "kfac::io::SafeTensors::" + std::string(function);
+      check_utf8(function, "name", name);
+      if (name == "__metadata__")
+        raise<ValueError>(where + ": 'name' is '__metadata__', expected a name not reserved");
+      if (contains(name))
+        raise<ValueError>(where + ": 'name' is '" + name + "', expected one not yet in use");
+      constexpr ElementType kType = std::is_same_v<Element, double>  ? ElementType::F64
+                                    : std::is_same_v<Element, float> ? ElementType::F32
+                                                                     : ElementType::I64;
+      const auto bytes = std::as_bytes(std::span(elements, static_cast<std::size_t>(count)));
+      tensors_.emplace(std::move(name),
+                       Tensor{kType, std::move(shape), {bytes.begin(), bytes.end()}});
+    }
+
+    std::map<std::string, Tensor, std::less<>> tensors_;
+    std::map<std::string, std::string> metadata_;
+    std::string origin_;  // the file these were read from, for messages
+};
+
+namespace detail {
+
+/// Reads one file. Nothing is allocated for its data before the header has been checked against the
+/// file's length.
+class SafeTensorsReader {
+ public:
+  explicit SafeTensorsReader(const std::filesystem::path& path) : path_(path.string()) {
+    std::error_code error;
+    file_bytes_ = std::filesystem::file_size(path, error);
+    if (error) fail("cannot be opened: " + error.message());
+    stream_.open(path, std::ios::binary);
+    if (!stream_) fail("cannot be opened");
+  }
+
+  SafeTensors read() {
+    const nlohmann::json header = read_header();
+    SafeTensors result;
+    result.origin_ = path_;
+    std::vector<Entry> entries;
+    for (const auto& [name, value] : header.items()) {
+      if (name == "__metadata__")
+        result.metadata_ = metadata(value);
+      else
+        entries.push_back(entry(name, value));
+    }
+    check_layout(entries);
+    for (Entry& entry : entries) {
+      entry.tensor.bytes.resize(entry.end - entry.begin);
+      read_bytes(entry.tensor.bytes.data(), entry.tensor.bytes.size());
+      result.tensors_.emplace(std::move(entry.name), std::move(entry.tensor));
+    }
+    return result;
+  }
+
+ private:
+  struct Entry {
+    std::string name;
+    SafeTensors::Tensor tensor;
+    std::uint64_t begin, end;  // within the data, which follows the header
+  };
+
+  [[noreturn]] void fail(const std::string& problem) const {
+    raise<FileError>("kfac::io::read_safetensors: '" + path_ + "' " + problem);
+  }
+
+  [[noreturn]] void fail(const std::string& name, const std::string& problem) const {
+    fail("has tensor '" + name + "' with " + problem);
+  }
+
+  void read_bytes(void* destination, std::size_t count) {
+    stream_.read(static_cast<char*>(destination), static_cast<std::streamsize>(count));
+    if (!stream_) fail("cannot be read to its end");
+  }
+
+  nlohmann::json read_header() {
+    constexpr std::uint64_t kLengthBytes = 8;
+    constexpr std::uint64_t kLongest = 100'000'000;  // as in the reference implementation
+    if (file_bytes_ < kLengthBytes)
+      fail("has " + std::to_string(file_bytes_) + " bytes, expected at least 8");
+    std::uint64_t length = 0;
+    read_bytes(&length, sizeof length);
+    const std::uint64_t longest = std::min(kLongest, file_bytes_ - kLengthBytes);
+    if (length > longest)
+      fail("announces a header of " + std::to_string(length) + " bytes, expected at most " +
+           std::to_string(longest));
+    data_bytes_ = file_bytes_ - kLengthBytes - length;
+
+    std::string text(length, '\0');
+    read_bytes(text.data(), text.size());
+    // JSON would silently keep the last of two values under one key.
+    std::vector<std::set<std::string>> keys;
+    std::optional<std::string> duplicate;
+    using nlohmann::json;
+    const json::parser_callback_t note_duplicates = [&](int, json::parse_event_t event,
+                                                        json& parsed) {
+      if (event == json::parse_event_t::object_start) keys.emplace_back();
+      if (event == json::parse_event_t::object_end) keys.pop_back();
+      if (event == json::parse_event_t::key &&
+          !keys.back().insert(parsed.get_ref<const std::string&>()).second)
+        duplicate = parsed.get_ref<const std::string&>();
+      return true;
+    };
+    json header = json::parse(text, note_duplicates, false);
+    if (!header.is_object())
+      fail("has a header that is not a JSON object (" + std::to_string(length) +
+           " bytes), expected tensors by name");
+    if (duplicate) fail("has the key '" + *duplicate + "' twice in its header, expected it once");
+    return header;
+  }
+
+  std::map<std::string, std::string> metadata(const nlohmann::json& value) const {
+    std::map<std::string, std::string> result;
+    if (!value.is_object())
+      fail("has '__metadata__' " + json_text(value) + ", expected an object of strings");
+    for (const auto& [key, text] : value.items()) {
+      if (!text.is_string())
+        fail("has '__metadata__' with " + json_text(text) + " at '" + key + "', expected a string");
+      result.emplace(key, text.get_ref<const std::string&>());
+    }
+    return result;
+  }
+
+  /// One tensor as the header describes it, its bytes still to be read.
+  Entry entry(const std::string& name, const nlohmann::json& value) const {
+    if (!value.is_object())
+      fail(name, "header " + json_text(value) +
+                     ", expected an object with 'dtype', 'shape' and 'data_offsets'");
+    const auto field = [&](const char* key) -> const nlohmann::json& {
+      const auto found = value.find(key);
+      if (found == value.end()) fail(name, "no '" + std::string(key) + "', expected one");
+      return *found;
+    };
+    const auto is_size = [](const nlohmann::json& number) {
+      return number.is_number_unsigned() && std::in_range<Index>(number.get<std::uint64_t>());
+    };
+
+    const nlohmann::json& dtype = field("dtype");
+    const auto known =
+        std::find_if(kElementTypes.begin(), kElementTypes.end(), [&](const ElementTypeInfo& info) {
+          return dtype.is_string() && dtype.get_ref<const std::string&>() == info.name;
+        });
+    if (known == kElementTypes.end()) {
+      std::string expected;
+      for (const ElementTypeInfo& info : kElementTypes)
+        expected += (expected.empty() ? "" : ", ") + std::string(info.name);
+      fail(name, "dtype " + json_text(dtype) + ", expected one of " + expected);
+    }
+
+    const nlohmann::json& shape = field("shape");
+    const nlohmann::json& offsets = field("data_offsets");
+    if (!shape.is_array() || !std::all_of(shape.begin(), shape.end(), is_size))
+      fail(name, "shape " + json_text(shape) + ", expected a list of integers of at least 0");
+    if (!offsets.is_array() || offsets.size() != 2 ||
+        !std::all_of(offsets.begin(), offsets.end(), is_size) || offsets[0] > offsets[1])
+      fail(name, "data_offsets " + json_text(offsets) + ", expected [begin, end]");
+
+    const auto type = static_cast<ElementType>(known - kElementTypes.begin());
+    Entry result{name,
+                 {type, shape.get<std::vector<Index>>(), {}},
+                 offsets[0].get<std::uint64_t>(),
+                 offsets[1].get<std::uint64_t>()};
+    const std::optional<std::size_t> count = element_count(result.tensor.shape, known->bytes);
+    if (!count)
+      fail(name, "shape " + json_text(shape) + ", expected at most " +
+                     std::to_string(std::numeric_limits<Index>::max()) + " bytes");
+    if (result.end - result.begin != *count * known->bytes)
+      fail(name, "data_offsets " + json_text(offsets) + ", expected " +
+                     std::to_string(*count * known->bytes) + " bytes for shape " +
+                     json_text(shape) + " of " + std::string(known->name));
+    return result;
+  }
+
+  /// Sorts by position; the tensors must cover the data without gap or overlap.
+  void check_layout(std::vector<Entry>& entries) const {
+    std::sort(entries.begin(), entries.end(), [](const Entry& left, const Entry& right) {
+      return std::pair(left.begin, left.end) < std::pair(right.begin, right.end);
+    });
+    std::uint64_t covered = 0;
+    for (const Entry& entry : entries) {
+      if (entry.begin != covered)
+        fail(entry.name, "data from byte " + std::to_string(entry.begin) + ", expected from " +
+                             std::to_string(covered) + ", where the one before ends");
+      covered = entry.end;
+    }
+    if (covered != data_bytes_)
+      fail("has " + std::to_string(data_bytes_) + " bytes of data, expected " +
+           std::to_string(covered) + " for the tensors in its header");
+  }
+
+  std::string path_;
+  std::ifstream stream_;
+  std::uint64_t file_bytes_ = 0;
+  std::uint64_t data_bytes_ = 0;
+};
+
+}  // namespace detail
+
+/// Reads a whole safetensors file into memory.
+///
+/// Element types are BOOL, U8, I8, U16, I16, U32, I32, I64, F16, BF16, F32 and F64.
+/// 	hrows FileError  naming the file, and the tensor where there is one, if the file cannot be
+///         read, its header is not what the format asks for, an element type is another, a name
+///         comes twice, or the tensors do not cover the data exactly.
+inline SafeTensors read_safetensors(const std::filesystem::path& path) {
+  return detail::SafeTensorsReader(path).read();
+}
+
+/// Writes a safetensors file, in place of any that is there. The same tensors give the same bytes.
+///
+/// The file is written beside `path` under the same name with `.partial` appended and renamed when
+/// complete, so that a failure leaves an earlier file as it was.
+/// 	hrows FileError  naming the file, if it cannot be written.
+inline void write_safetensors(const std::filesystem::path& path, const SafeTensors& tensors) {
+  const auto fail = [&path](const std::string& problem) {
+    raise<FileError>("kfac::io::write_safetensors: '" + path.string() + "' " + problem);
+  };
+
+  // Larger elements first keep every tensor aligned to its elements for readers that map the file.
+  using Tensor = SafeTensors::Tensor;
+  std::vector<std::pair<std::string_view, const Tensor*>> order;
+  for (const auto& [name, tensor] : tensors.tensors_) order.emplace_back(name, &tensor);
+  std::stable_sort(order.begin(), order.end(), [](const auto& left, const auto& right) {
+    return detail::element_bytes(left.second->type) > detail::element_bytes(right.second->type);
+  });
+
+  nlohmann::json header = nlohmann::json::object();
+  if (!tensors.metadata_.empty()) header["__metadata__"] = tensors.metadata_;
+  std::size_t offset = 0;
+  for (const auto& [name, tensor] : order) {
+    const std::size_t end = offset + tensor->bytes.size();
+    header[std::string(name)] = {{"dtype", detail::element_name(tensor->type)},
+                                 {"shape", tensor->shape},
+                                 {"data_offsets", {offset, end}}};
+    offset = end;
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const std::uint64_t length = text.size();
+
+  std::filesystem::path partial = path;
+  partial += ".partial";
+  std::ofstream stream(partial, std::ios::binary | std::ios::trunc);
+  if (!stream) fail("cannot be written: '" + partial.string() + "' cannot be opened");
+  std::array<char, sizeof length> length_bytes;
+  std::memcpy(length_bytes.data(), &length, sizeof length);
+  stream.write(length_bytes.data(), length_bytes.size());
+  stream.write(text.data(), static_cast<std::streamsize>(text.size()));
+  for (const auto& [name, tensor] : order) {
+    const auto bytes = std::span(tensor->bytes);
+    stream.write(static_cast<const char*>(static_cast<const void*>(bytes.data())),
+                 static_cast<std::streamsize>(bytes.size()));
+  }
+  stream.close();
+  const bool complete = !stream.fail();
+  std::error_code error;
+  if (complete) std::filesystem::rename(partial, path, error);
+  if (complete && !error) return;
+  std::error_code ignored;
+  std::filesystem::remove(partial, ignored);
+  fail(complete ? "cannot be written: " + error.message() : "cannot be written to its end");
+}
+
+}  // namespace kfac::io

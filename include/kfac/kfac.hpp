@@ -1,0 +1,26 @@
+#pragma once
+
+/// Everything that needs only Eigen and compiles fast. Apart from it stand
+/// `kfac/linalg/spectral_inverse.hpp` (exact damping; Eigen's eigensolver takes seconds to compile),
+/// `kfac/io/*.hpp` (zlib, nlohmann_json) and `kfac/testing/*.hpp`.
+
+#include <kfac/version.hpp>
+
+#include <kfac/curvature/fisher.hpp>
+#include <kfac/curvature/kronecker_block.hpp>
+#include <kfac/curvature/preconditioner.hpp>
+#include <kfac/data/batches.hpp>
+#include <kfac/data/dataset.hpp>
+#include <kfac/data/metrics.hpp>
+#include <kfac/data/two_moons.hpp>
+#include <kfac/loss/binary_cross_entropy.hpp>
+#include <kfac/loss/mean_squared_error.hpp>
+#include <kfac/loss/softmax_cross_entropy.hpp>
+#include <kfac/nn/activations.hpp>
+#include <kfac/nn/linear.hpp>
+#include <kfac/nn/residual.hpp>
+#include <kfac/nn/sequential.hpp>
+#include <kfac/optim/adam.hpp>
+#include <kfac/optim/kfac_optimizer.hpp>
+#include <kfac/optim/sgd.hpp>
+#include <kfac/optim/train_step.hpp>

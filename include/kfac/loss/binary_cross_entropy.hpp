@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cmath>
+
+#include <kfac/loss/loss.hpp>
+
+namespace kfac {
+
+/// The cross-entropy of independent Bernoulli variables given by logits, as
+/// torch.nn.BCEWithLogitsLoss: the mean (or sum) of softplus(f) - f y over all entries, y in [0, 1].
+/// Hessian of one example: diag(p (1 - p)) with p = sigmoid(f).
+template <RealScalar S>
+class BinaryCrossEntropy : public detail::MatrixTargetLoss<S> {
+  using Base = detail::MatrixTargetLoss<S>;
+
+ public:
+  using typename Base::Targets;
+  using typename Base::TargetsRef;
+
+  explicit BinaryCrossEntropy(LossOptions options = {}) : Base(options) {}
+
+  /// \throws ValueError if a target is outside [0, 1]
+  void check(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
+    Base::check_targets("kfac::BinaryCrossEntropy", outputs, targets);
+    if (targets.minCoeff() < S(0) || targets.maxCoeff() > S(1))
+      raise<ValueError>("kfac::BinaryCrossEntropy: 'targets' spans " +
+                        std::to_string(targets.minCoeff()) + " to " +
+                        std::to_string(targets.maxCoeff()) + ", expected 0 to 1");
+  }
+
+  S scale(Index outputs, Index batch) const { return Base::reduction_factor(outputs, batch); }
+
+  S value(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
+    check(outputs, targets);
+    const auto f = outputs.array();
+    // softplus(f) = max(f, 0) + log(1 + exp(-|f|)) does not overflow.
+    const S sum = (f.max(S(0)) + (-f.abs()).exp().log1p() - f * targets.array()).sum();
+    return scale(outputs.rows(), outputs.cols()) * sum;
+  }
+
+  void gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets,
+                MatrixRef<S> into) const {
+    check(outputs, targets);
+    into = scale(outputs.rows(), outputs.cols()) *
+           (outputs.array().logistic() - targets.array()).matrix();
+  }
+  Matrix<S> gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
+    Matrix<S> result(outputs.rows(), outputs.cols());
+    gradient(outputs, targets, result);
+    return result;
+  }
+
+  void hessian_product(const ConstMatrixRef<S>& outputs, const ConstMatrixRef<S>& v,
+                       MatrixRef<S> into) const {
+    // p (1 - p) without the cancellation of 1 - p.
+    into = v.array() * outputs.array().logistic() * (-outputs.array()).logistic();
+  }
+
+  Index hessian_sqrt_columns(Index outputs) const { return outputs; }
+  void hessian_sqrt(const ConstMatrixRef<S>& outputs, Index column, MatrixRef<S> into) const {
+    into.setZero();
+    into.row(column) = (outputs.row(column).array().logistic() *
+                        (-outputs.row(column).array()).logistic())
+                           .sqrt();
+  }
+
+  Targets sample(const ConstMatrixRef<S>& outputs, Rng& rng) const {
+    return outputs.unaryExpr([&rng](S f) { return draw(f, rng); });
+  }
+  void sampled_gradient(const ConstMatrixRef<S>& outputs, Rng& rng, MatrixRef<S> into) const {
+    for (Index n = 0; n < outputs.cols(); ++n)
+      for (Index k = 0; k < outputs.rows(); ++k)
+        into(k, n) = sigmoid(outputs(k, n)) - draw(outputs(k, n), rng);
+  }
+
+ private:
+  static S sigmoid(S f) {
+    return f >= 0 ? S(1) / (S(1) + std::exp(-f)) : std::exp(f) / (S(1) + std::exp(f));
+  }
+  static S draw(S f, Rng& rng) {
+    return rng.uniform() < static_cast<double>(sigmoid(f)) ? S(1) : S(0);
+  }
+};
+
+}  // namespace kfac

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <concepts>
+#include <string>
+
+#include <kfac/core/random.hpp>
+#include <kfac/core/reduction.hpp>
+
+namespace kfac {
+
+struct LossOptions {
+  /// As PyTorch defines it: the mean is over labels, or over all entries of the target matrix.
+  Reduction reduction = Reduction::Mean;
+};
+
+/// A loss L = R sum_n c(f_n, y_n) over the columns f_n of `outputs` (`outputs x batch`), where the
+/// criterion c of one example is a negative log-likelihood, convex in f. Only `value` and `gradient`
+/// carry the factor R = `scale(outputs, batch)`; curvature is built from c, since R enters it once:
+///
+/// - `check(outputs, targets)`: throws ShapeError or ValueError if they do not fit each other.
+/// - `value(outputs, targets)`, `gradient(outputs, targets, into)`: of L.
+/// - `scale(outputs, batch)`: R, for that many outputs and examples.
+/// - `hessian_product(outputs, v, into)`: column by column, the Hessian of c times v.
+/// - `hessian_sqrt(outputs, column, into)`: the given column of S_n, S_n S_n^T the Hessian of c, for
+///   each example; there are `hessian_sqrt_columns(outputs)` of them.
+/// - `sample(outputs, rng)`: targets drawn from the model's own likelihood.
+/// - `sampled_gradient(outputs, rng, into)`: the gradient of c at such targets.
+template <class L>
+concept Loss =
+    RealScalar<typename L::Scalar> &&
+    requires(const L& loss, const ConstMatrixRef<typename L::Scalar>& outputs,
+             const typename L::TargetsRef& targets, MatrixRef<typename L::Scalar> into, Rng& rng,
+             Index count) {
+      loss.check(outputs, targets);
+      { loss.value(outputs, targets) } -> std::same_as<typename L::Scalar>;
+      loss.gradient(outputs, targets, into);
+      { loss.scale(count, count) } -> std::same_as<typename L::Scalar>;
+      loss.hessian_product(outputs, outputs, into);
+      { loss.hessian_sqrt_columns(count) } -> std::same_as<Index>;
+      loss.hessian_sqrt(outputs, count, into);
+      { loss.sample(outputs, rng) } -> std::same_as<typename L::Targets>;
+      loss.sampled_gradient(outputs, rng, into);
+    };
+
+namespace detail {
+
+/// What the losses whose targets are a matrix like the outputs share.
+template <RealScalar S>
+class MatrixTargetLoss {
+ public:
+  using Scalar = S;
+  using Targets = Matrix<S>;
+  using TargetsRef = ConstMatrixRef<S>;
+
+ protected:
+  explicit MatrixTargetLoss(LossOptions options) : reduction_(options.reduction) {}
+
+  static void check_targets(const char* where, const ConstMatrixRef<S>& outputs,
+                            const TargetsRef& targets) {
+    if (outputs.size() == 0) raise<ShapeError>(std::string(where) + ": 'outputs' is an empty batch");
+    check_shape(where, "targets", targets.rows(), targets.cols(), outputs.rows(), outputs.cols());
+    check_finite(where, "targets", targets);
+  }
+
+  /// 1, or one over the number of entries.
+  S reduction_factor(Index outputs, Index batch) const {
+    return reduction_ == Reduction::Mean ? S(1) / static_cast<S>(outputs * batch) : S(1);
+  }
+
+ private:
+  Reduction reduction_;
+};
+
+}  // namespace detail
+}  // namespace kfac

@@ -1,0 +1,154 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <kfac/nn/slot.hpp>
+
+namespace kfac {
+
+/// The scratch of an AnyLayer: empty until the layer it is first used with creates its own there.
+class AnyScratch {
+ public:
+  /// The scratch of type `T`, made anew unless that is what is here.
+  template <class T>
+  T& as() {
+    if (type_ != &kType<T>) {
+      held_ = std::make_unique<Held<T>>();
+      type_ = &kType<T>;
+    }
+    return static_cast<Held<T>&>(*held_).value;
+  }
+
+ private:
+  /// Its address stands for the type T, which works without run-time type information.
+  template <class T>
+  static inline const char kType = 0;
+
+  struct Base {
+    Base() = default;
+    Base(const Base&) = delete;
+    Base& operator=(const Base&) = delete;
+    virtual ~Base() = default;
+  };
+  template <class T>
+  struct Held : Base {
+    T value;
+  };
+
+  std::unique_ptr<Base> held_;
+  const char* type_ = nullptr;
+};
+
+/// A layer of any type, which copies by value, for networks whose layers are known only at run
+/// time:
+///
+///     kfac::AnyLayer<float> layer = kfac::Linear<float>(2, 32, rng);
+///     if (config.residual) layer = kfac::Residual(std::move(layer), kfac::Tanh<float>{});
+///
+/// It is a Layer itself: what it holds keeps its name, its hooks and its errors.
+template <RealScalar S>
+class AnyLayer {
+ public:
+  using Scalar = S;
+  using Scratch = AnyScratch;
+
+  template <class L>
+    requires(!std::same_as<L, AnyLayer> && std::same_as<typename L::Scalar, S> && Layer<L>)
+  AnyLayer(L layer)  // NOLINT(google-explicit-constructor): a layer is a layer
+      : held_(std::make_unique<Held<L>>(std::move(layer))) {}
+  AnyLayer(const AnyLayer& other) : held_(other.held_->clone()) {}
+  AnyLayer& operator=(const AnyLayer& other) {
+    held_ = other.held_->clone();
+    return *this;
+  }
+  AnyLayer(AnyLayer&&) noexcept = default;
+  AnyLayer& operator=(AnyLayer&&) noexcept = default;
+  ~AnyLayer() = default;
+
+  Index parameter_count() const { return held_->parameter_count(); }
+  Shape output_shape(const Shape& shape) const { return held_->output_shape(shape); }
+
+  void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,
+               const Mode& mode) const {
+    held_->forward(x, y, scratch, mode);
+  }
+  void backward(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+                const ConstBatchView<S>& grad_output, BatchView<S>* grad_input,
+                VectorMap<S>* grad_parameters, Scratch& scratch, const Mode& mode) const {
+    held_->backward(x, y, grad_output, grad_input, grad_parameters, scratch, mode);
+  }
+  void tangent(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+               const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>* parameter_tangent,
+               BatchView<S> y_tangent, Scratch& scratch) const {
+    held_->tangent(x, y, x_tangent, parameter_tangent, y_tangent, scratch);
+  }
+
+  void rename(const std::string& name) { held_->rename(name); }
+  void append_layers(S* gradient, std::vector<LayerView<S>>& views) {
+    held_->append_layers(gradient, views);
+  }
+
+ private:
+  struct Base {
+    Base() = default;
+    Base& operator=(const Base&) = delete;
+    virtual ~Base() = default;
+    virtual std::unique_ptr<Base> clone() const = 0;
+    virtual Index parameter_count() const = 0;
+    virtual Shape output_shape(const Shape& shape) const = 0;
+    virtual void forward(const ConstBatchView<S>& x, BatchView<S> y, AnyScratch& scratch,
+                         const Mode& mode) const = 0;
+    virtual void backward(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+                          const ConstBatchView<S>& grad_output, BatchView<S>* grad_input,
+                          VectorMap<S>* grad_parameters, AnyScratch& scratch,
+                          const Mode& mode) const = 0;
+    virtual void tangent(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+                         const ConstBatchView<S>* x_tangent,
+                         const ConstVectorMap<S>* parameter_tangent, BatchView<S> y_tangent,
+                         AnyScratch& scratch) const = 0;
+    virtual void rename(const std::string& name) = 0;
+    virtual void append_layers(S* gradient, std::vector<LayerView<S>>& views) = 0;
+
+   protected:
+    Base(const Base&) = default;
+  };
+
+  template <class L>
+  struct Held final : Base {
+    using Scratch = typename L::Scratch;
+
+    explicit Held(L layer) : slot(std::move(layer)) {}
+
+    std::unique_ptr<Base> clone() const override { return std::make_unique<Held>(*this); }
+    Index parameter_count() const override { return slot.parameter_count(); }
+    Shape output_shape(const Shape& shape) const override { return slot.output_shape(shape); }
+    void forward(const ConstBatchView<S>& x, BatchView<S> y, AnyScratch& scratch,
+                 const Mode& mode) const override {
+      slot.forward(x, y, scratch.as<Scratch>(), mode);
+    }
+    void backward(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+                  const ConstBatchView<S>& grad_output, BatchView<S>* grad_input,
+                  VectorMap<S>* grad_parameters, AnyScratch& scratch,
+                  const Mode& mode) const override {
+      slot.backward(x, y, grad_output, grad_input, grad_parameters, scratch.as<Scratch>(), mode);
+    }
+    void tangent(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+                 const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>* parameter_tangent,
+                 BatchView<S> y_tangent, AnyScratch& scratch) const override {
+      slot.tangent(x, y, x_tangent, parameter_tangent, y_tangent, scratch.as<Scratch>());
+    }
+    void rename(const std::string& name) override { slot.rename(name); }
+    void append_layers(S* gradient, std::vector<LayerView<S>>& views) override {
+      slot.append_layers(gradient, views);
+    }
+
+    Slot<L> slot;
+  };
+
+  std::unique_ptr<Base> held_;
+};
+
+}  // namespace kfac

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <optional>
+
+#include <kfac/core/buffer.hpp>
+#include <kfac/core/random.hpp>
+#include <kfac/nn/layer.hpp>
+
+namespace kfac {
+
+/// In training, sets each entry to zero with probability p and divides the others by 1 - p; else
+/// does nothing. As torch.nn.Dropout. The backward pass and tangents use the mask of the last
+/// forward pass. Masks are drawn from a generator in the workspace, seeded by the layer: every new
+/// workspace starts with the same masks.
+template <RealScalar S>
+class Dropout : public ParameterFree<S> {
+ public:
+  struct Scratch {
+    std::optional<Rng> rng;
+    Buffer<S> mask;  ///< 0 or 1 / (1 - p), like the input
+    bool active = false;
+  };
+  static const char* kind() { return "Dropout"; }
+
+  /// Draws the layer's seed from `rng`. \throws OptionError unless 0 <= p < 1
+  Dropout(double p, Rng& rng) : p_(p), seed_(rng()) {
+    detail::check_option(p >= 0 && p < 1, "kfac::Dropout", "p", p, "0 <= p < 1");
+  }
+
+  Shape output_shape(const Shape& shape) const { return shape; }
+
+  void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,
+               const Mode& mode) const {
+    scratch.active = mode.training;
+    if (scratch.active) {
+      if (!scratch.rng) scratch.rng.emplace(seed_);
+      const S kept = static_cast<S>(1 / (1 - p_));
+      MatrixMap<S> mask = scratch.mask.map(x.values.rows(), x.values.cols());
+      for (Index i = 0; i < mask.size(); ++i)
+        mask.data()[i] = scratch.rng->uniform() < p_ ? S(0) : kept;
+    }
+    apply_mask(x, y, scratch);
+  }
+  void backward(const ConstBatchView<S>&, const ConstBatchView<S>&,
+                const ConstBatchView<S>& grad_output, BatchView<S>* grad_input, VectorMap<S>*,
+                Scratch& scratch, const Mode&) const {
+    if (grad_input) apply_mask(grad_output, *grad_input, scratch);
+  }
+  void tangent(const ConstBatchView<S>&, const ConstBatchView<S>&,
+               const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>*, BatchView<S> y_tangent,
+               Scratch& scratch) const {
+    if (x_tangent)
+      apply_mask(*x_tangent, y_tangent, scratch);
+    else
+      y_tangent.values.setZero();
+  }
+
+ private:
+  /// The Jacobian is diagonal, so products from the left and from the right are the same.
+  static void apply_mask(const ConstBatchView<S>& from, BatchView<S> to, Scratch& scratch) {
+    if (scratch.active)
+      to.values =
+          from.values.cwiseProduct(scratch.mask.map(from.values.rows(), from.values.cols()));
+    else
+      to.values = from.values;
+  }
+
+  double p_;
+  std::uint64_t seed_;
+};
+
+}  // namespace kfac

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <kfac/nn/any_layer.hpp>
+#include <kfac/nn/chain.hpp>
+
+namespace kfac {
+
+/// Layers run one after another, chosen at run time, such as by a file:
+///
+///     kfac::DynamicSequential<float> model;
+///     for (const kfac::Index width : widths) {
+///       model.push_back(kfac::Linear<float>(inputs, width, rng));
+///       model.push_back(kfac::ReLU<float>{});
+///       inputs = width;
+///     }
+///
+/// It is used like a Sequential, is itself a layer, and costs one virtual call a layer and pass
+/// more. Adding a layer ends the validity of `layers()`, and of what a workspace holds of a forward
+/// pass.
+template <RealScalar S>
+class DynamicSequential : public Chain<DynamicSequential<S>, S, std::vector<AnyScratch>> {
+  using Base = Chain<DynamicSequential, S, std::vector<AnyScratch>>;
+
+ public:
+  DynamicSequential() = default;
+  explicit DynamicSequential(std::vector<AnyLayer<S>> layers) : layers_(std::move(layers)) {
+    rename("");
+  }
+
+  void push_back(AnyLayer<S> layer) {
+    layers_.push_back(std::move(layer));
+    rename(name_);
+    this->workspace().examples = 0;
+  }
+
+  std::size_t size() const { return layers_.size(); }
+  bool empty() const { return layers_.empty(); }
+
+  /// \throws StateError if there are no layers; ShapeError if one cannot take what reaches it
+  Shape output_shape(const Shape& shape) const {
+    if (empty()) raise<StateError>("kfac::DynamicSequential: used without any layer");
+    return Base::output_shape(shape);
+  }
+
+  void rename(const std::string& name) {
+    name_ = name;
+    Base::rename(name);
+  }
+
+  std::size_t slot_count() const { return layers_.size(); }
+
+  template <class F>
+  void visit_slots(F&& f) {
+    for (std::size_t i = 0; i < layers_.size(); ++i) f(layers_[i], i);
+  }
+  template <class F>
+  void visit_slots(F&& f) const {
+    for (std::size_t i = 0; i < layers_.size(); ++i) f(layers_[i], i);
+  }
+
+  template <class F>
+  void for_each_slot(std::vector<AnyScratch>& scratches, F&& f) const {
+    scratches.resize(layers_.size());
+    for (std::size_t i = 0; i < layers_.size(); ++i) f(layers_[i], scratches[i], i);
+  }
+  template <class F>
+  void for_each_slot_reversed(std::vector<AnyScratch>& scratches, F&& f) const {
+    for (std::size_t i = layers_.size(); i-- > 0;) f(layers_[i], scratches[i], i);
+  }
+
+ private:
+  std::vector<AnyLayer<S>> layers_;
+  std::string name_;
+};
+
+}  // namespace kfac

@@ -1,0 +1,138 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <kfac/core/shape.hpp>
+#include <kfac/nn/hooks.hpp>
+#include <kfac/nn/shared_batch.hpp>
+
+namespace kfac {
+
+/// A batch that may be written, and the shape of each of its examples: `values` is
+/// `shape.size() x examples`.
+template <RealScalar S>
+struct BatchView {
+  MatrixMap<S> values;
+  Shape shape;
+
+  /// `shape.back() x (positions * examples)`: a column for each position on the slower axes.
+  MatrixMap<S> columns() {
+    return {values.data(), shape.back(), values.size() / shape.back()};
+  }
+};
+
+/// A batch to be read.
+template <RealScalar S>
+struct ConstBatchView {
+  ConstMatrixMap<S> values;
+  Shape shape;
+
+  ConstBatchView(const ConstMatrixMap<S>& values_, const Shape& shape_)
+      : values(values_), shape(shape_) {}
+  ConstBatchView(const BatchView<S>& other)  // NOLINT(google-explicit-constructor)
+      : values(other.values.data(), other.values.rows(), other.values.cols()), shape(other.shape) {}
+
+  Index examples() const { return values.cols(); }
+  ConstMatrixMap<S> columns() const {
+    return {values.data(), shape.back(), values.size() / shape.back()};
+  }
+};
+
+/// What a pass through a network is for.
+struct Mode {
+  bool training = true;  ///< dropout is active
+  bool tracking = true;  ///< inputs and output gradients are announced to observers
+};
+
+/// A parameter's place in its layer's flat parameters: column-major `rows x columns` at `offset`.
+struct ParameterInfo {
+  std::string name;  ///< as in PyTorch: "weight", "bias"
+  Index offset = 0;
+  Index rows = 0;
+  Index columns = 0;
+};
+
+/// The Kronecker structure of a layer with curvature: its flat parameters are `groups` matrices
+/// [W b], each `outputs x (inputs + bias)` and column-major, one after another. Group i multiplies
+/// the i-th of `groups` equal slices of the announced features.
+struct KroneckerStructure {
+  Index inputs = 0;
+  Index outputs = 0;
+  bool bias = true;
+  Index groups = 1;
+
+  Index columns() const { return inputs + (bias ? 1 : 0); }
+};
+
+/// A differentiable map of batches. All state that changes in a pass is in `Scratch`; a layer's own
+/// members are its parameters and constants, so that threads with their own scratch can share it.
+/// `parameters()` is a map of all of them, contiguous; it may be empty. Pointers may be null: what
+/// they point to is not wanted (outputs) or zero (tangents). Semantics:
+///
+/// - `output_shape(shape)`: of one example; throws ShapeError if the layer cannot take `shape`.
+/// - `forward(x, y, scratch, mode)`: writes y.
+/// - `backward(x, y, grad_output, grad_input, grad_parameters, scratch, mode)`: the
+///   vector-Jacobian products; overwrites both gradients. `x`, `y` and `scratch` are those of the
+///   forward pass before it.
+/// - `tangent(x, y, x_tangent, parameter_tangent, y_tangent, scratch)`: overwrites `y_tangent` with
+///   the Jacobian-vector product, likewise after a forward pass.
+template <class L>
+concept Layer =
+    RealScalar<typename L::Scalar> && std::default_initializable<typename L::Scratch> &&
+    requires(const L& layer, typename L::Scratch& scratch, const Shape& shape,
+             const ConstBatchView<typename L::Scalar>& in,
+             BatchView<typename L::Scalar> out, BatchView<typename L::Scalar>* grad_input,
+             VectorMap<typename L::Scalar>* grad_parameters,
+             const ConstBatchView<typename L::Scalar>* x_tangent,
+             const ConstVectorMap<typename L::Scalar>* parameter_tangent, const Mode& mode) {
+      { layer.output_shape(shape) } -> std::same_as<Shape>;
+      { layer.parameter_count() } -> std::convertible_to<Index>;
+      layer.forward(in, out, scratch, mode);
+      layer.backward(in, in, in, grad_input, grad_parameters, scratch, mode);
+      layer.tangent(in, in, x_tangent, parameter_tangent, out, scratch);
+    };
+
+/// A layer that is not made of other layers: its parameters are one contiguous vector.
+template <class L>
+concept LeafLayer = Layer<L> && requires(L& layer) {
+  { layer.parameters() } -> std::same_as<VectorMap<typename L::Scalar>>;
+};
+
+/// A layer that announces what Kronecker factors are made of. Both views are asked for right after
+/// the pass they belong to, with its arguments.
+template <class L>
+concept KroneckerLayer =
+    LeafLayer<L> && requires(const L& layer, const typename L::Scratch& scratch,
+                             const ConstBatchView<typename L::Scalar>& batch) {
+      { layer.kronecker_structure() } -> std::same_as<KroneckerStructure>;
+      { layer.kronecker_input(batch, scratch) } -> std::same_as<SharedBatch<typename L::Scalar>>;
+      {
+        layer.kronecker_output_gradient(batch, scratch)
+        } -> std::same_as<SharedBatch<typename L::Scalar>>;
+    };
+
+/// One leaf of a network, without its type: what optimizers, preconditioners and observers need.
+/// Valid while the network it was taken from is alive and not moved.
+template <RealScalar S>
+struct LayerView {
+  std::string name;  ///< its path in the network: "0", "3.1"
+  std::string kind;  ///< "Linear", "Conv2d", ...
+  VectorMap<S> parameters;
+  VectorMap<S> gradient;  ///< of the network's own workspace
+  std::vector<ParameterInfo> parameter_info;
+  std::optional<KroneckerStructure> kronecker;  ///< absent where there is no curvature
+  HookPoint<S>* hooks = nullptr;                ///< where to observe it; null without curvature
+};
+
+/// Base of layers without parameters.
+template <RealScalar S>
+class ParameterFree {
+ public:
+  using Scalar = S;
+  Index parameter_count() const { return 0; }
+  VectorMap<S> parameters() { return {nullptr, 0}; }
+};
+
+}  // namespace kfac

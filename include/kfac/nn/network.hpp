@@ -1,0 +1,209 @@
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include <kfac/core/buffer.hpp>
+#include <kfac/nn/slot.hpp>
+
+namespace kfac {
+
+/// Everything a pass through a network writes. A network owns one; a thread that evaluates a shared
+/// network brings its own (`network.make_workspace()`).
+template <RealScalar S, class Scratch>
+struct Workspace {
+  Buffer<S> input;  ///< a copy: what was given to forward need not outlive the call
+  Buffer<S> output;
+  Buffer<S> tangent;
+  Buffer<S> grad_output;  ///< used where the gradient given to backward is not contiguous
+  Shape input_shape;
+  Shape output_shape;
+  Index examples = 0;  ///< of the last forward pass; 0 before the first
+  Vector<S> gradient;  ///< flat, in the order of `layers()`
+  Mode mode;
+  Scratch scratch;
+};
+
+/// What a container needs to be used as a network: passes over whole batches with checked
+/// arguments, and a workspace of its own. `Derived` is a ContainerLayer.
+template <class Derived, RealScalar S, class Scratch>
+class Network {
+ public:
+  using Workspace = kfac::Workspace<S, Scratch>;
+
+  Workspace make_workspace() const {
+    Workspace workspace;
+    flat_gradient(workspace);
+    return workspace;
+  }
+  Workspace& workspace() { return workspace_; }
+  const Workspace& workspace() const { return workspace_; }
+
+  /// The network's outputs, `outputs x examples`, valid until the next pass. `x` is `features x
+  /// examples`; `shape` is that of one example, `{features}` where it is not given.
+  /// \throws ShapeError if x is empty or does not fit; ValueError if it is not finite
+  ConstMatrixMap<S> forward(const ConstMatrixRef<S>& x) { return forward(x, workspace_); }
+  ConstMatrixMap<S> forward(const ConstMatrixRef<S>& x, const Shape& shape) {
+    return forward(x, shape, workspace_);
+  }
+  ConstMatrixMap<S> forward(const ConstMatrixRef<S>& x, Workspace& workspace) const {
+    if (x.rows() == 0) raise<ShapeError>("kfac::Network::forward: 'x' has no rows");
+    return forward(x, Shape{x.rows()}, workspace);
+  }
+  ConstMatrixMap<S> forward(const ConstMatrixRef<S>& x, const Shape& shape,
+                            Workspace& workspace) const {
+    static constexpr const char* kWhere = "kfac::Network::forward";
+    if (x.cols() == 0) raise<ShapeError>("kfac::Network::forward: 'x' is an empty batch");
+    detail::check_size(kWhere, "x", x.rows(), shape.size(), "rows");
+    const Shape output_shape = derived().output_shape(shape);
+    detail::check_finite(kWhere, "x", x);
+    workspace.input.map(x.rows(), x.cols()) = x;
+    workspace.input_shape = shape;
+    workspace.output_shape = output_shape;
+    workspace.examples = x.cols();
+    derived().forward(input(workspace), output(workspace), workspace.scratch, workspace.mode);
+    return ConstBatchView<S>(output(workspace)).values;
+  }
+
+  /// Writes the gradient of the parameters, given that of the outputs (`outputs x examples`), for
+  /// the last forward pass.
+  /// \throws StateError before any forward pass; ShapeError if the gradient does not fit
+  void backward(const ConstMatrixRef<S>& grad_output) { backward(grad_output, workspace_); }
+  void backward(const ConstMatrixRef<S>& grad_output, Workspace& workspace) const {
+    VectorMap<S> gradient = flat_gradient(workspace);
+    pull_back(grad_output, nullptr, &gradient, workspace);
+  }
+
+  /// As `backward`, announcing output gradients, but computing no gradient of the parameters.
+  void backward_hooks_only(const ConstMatrixRef<S>& grad_output) {
+    pull_back(grad_output, nullptr, nullptr, workspace_);
+  }
+
+  /// The gradient with respect to the inputs of the last forward pass; that of the parameters is
+  /// written too.
+  Matrix<S> input_gradient(const ConstMatrixRef<S>& grad_output) {
+    Matrix<S> result(workspace_.input_shape.size(), workspace_.examples);
+    BatchView<S> view{{result.data(), result.rows(), result.cols()}, workspace_.input_shape};
+    VectorMap<S> gradient = this->gradient();
+    pull_back(grad_output, &view, &gradient, workspace_);
+    return result;
+  }
+
+  /// J v: the change of the outputs of the last forward pass when the flat parameters change along
+  /// `parameter_tangent`. Valid until the next tangent.
+  ConstMatrixMap<S> tangent(const ConstVectorRef<S>& parameter_tangent) {
+    return tangent(parameter_tangent, workspace_);
+  }
+  ConstMatrixMap<S> tangent(const ConstVectorRef<S>& parameter_tangent,
+                            Workspace& workspace) const {
+    check_forward("kfac::Network::tangent", workspace);
+    detail::check_size("kfac::Network::tangent", "parameter_tangent", parameter_tangent.size(),
+                       derived().parameter_count(), "entries");
+    const ConstVectorMap<S> direction(parameter_tangent.data(), parameter_tangent.size());
+    BatchView<S> result{workspace.tangent.map(workspace.output_shape.size(), workspace.examples),
+                        workspace.output_shape};
+    derived().tangent(input(workspace), output(workspace), nullptr, &direction, result,
+                      workspace.scratch);
+    return ConstBatchView<S>(result).values;
+  }
+
+  /// The flat gradient of the last backward pass, which optimizers may change.
+  VectorMap<S> gradient() { return flat_gradient(workspace_); }
+
+  /// The leaves in order of their flat parameters. Valid while this network is alive and not moved.
+  std::vector<LayerView<S>> layers() {
+    std::vector<LayerView<S>> views;
+    derived().append_layers(gradient().data(), views);
+    return views;
+  }
+
+  /// Dropout on, as in training (the default).
+  void train() { workspace_.mode.training = true; }
+  /// Dropout off.
+  void eval() { workspace_.mode.training = false; }
+
+ protected:
+  Network() = default;
+  // A copy starts with a workspace of its own.
+  Network(const Network&) : Network() {}
+  Network& operator=(const Network&) { return *this; }
+  Network(Network&&) noexcept = default;
+  Network& operator=(Network&&) noexcept = default;
+  ~Network() = default;
+
+ private:
+  Derived& derived() { return static_cast<Derived&>(*this); }
+  const Derived& derived() const { return static_cast<const Derived&>(*this); }
+
+  static BatchView<S> input(Workspace& workspace) {
+    return {workspace.input.map(workspace.input_shape.size(), workspace.examples),
+            workspace.input_shape};
+  }
+  static BatchView<S> output(Workspace& workspace) {
+    return {workspace.output.map(workspace.output_shape.size(), workspace.examples),
+            workspace.output_shape};
+  }
+
+  VectorMap<S> flat_gradient(Workspace& workspace) const {
+    if (workspace.gradient.size() != derived().parameter_count())
+      workspace.gradient.setZero(derived().parameter_count());
+    return {workspace.gradient.data(), workspace.gradient.size()};
+  }
+
+  static void check_forward(const char* where, const Workspace& workspace) {
+    if (workspace.examples == 0)
+      raise<StateError>(std::string(where) + ": no forward pass before it");
+  }
+
+  void pull_back(const ConstMatrixRef<S>& grad_output, BatchView<S>* grad_input,
+                 VectorMap<S>* grad_parameters, Workspace& workspace) const {
+    static constexpr const char* kWhere = "kfac::Network::backward";
+    check_forward(kWhere, workspace);
+    detail::check_shape(kWhere, "grad_output", grad_output.rows(), grad_output.cols(),
+                        workspace.output_shape.size(), workspace.examples);
+    const S* data = grad_output.data();
+    if (grad_output.outerStride() != grad_output.rows() && grad_output.cols() > 1) {
+      workspace.grad_output.map(grad_output.rows(), grad_output.cols()) = grad_output;
+      data = workspace.grad_output.data();
+    }
+    const ConstBatchView<S> gradient({data, grad_output.rows(), grad_output.cols()},
+                                     workspace.output_shape);
+    derived().backward(input(workspace), output(workspace), gradient, grad_input, grad_parameters,
+                       workspace.scratch, workspace.mode);
+  }
+
+  Workspace workspace_;
+};
+
+/// Switches announcements to observers off for a network's own workspace, and back on at the end of
+/// the scope.
+template <class Model>
+class NoTracking {
+ public:
+  explicit NoTracking(Model& model)
+      : mode_(model.workspace().mode), before_(std::exchange(mode_.tracking, false)) {}
+  NoTracking(const NoTracking&) = delete;
+  NoTracking& operator=(const NoTracking&) = delete;
+  ~NoTracking() { mode_.tracking = before_; }
+
+ private:
+  Mode& mode_;
+  bool before_;
+};
+
+/// Evaluation for the duration of a scope: no dropout, nothing announced.
+template <class Model>
+class Evaluation {
+ public:
+  explicit Evaluation(Model& model)
+      : mode_(model.workspace().mode), before_(std::exchange(mode_, Mode{false, false})) {}
+  Evaluation(const Evaluation&) = delete;
+  Evaluation& operator=(const Evaluation&) = delete;
+  ~Evaluation() { mode_ = before_; }
+
+ private:
+  Mode& mode_;
+  Mode before_;
+};
+
+}  // namespace kfac

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <utility>
+
+#include <kfac/nn/sequential.hpp>
+
+namespace kfac {
+
+/// A skip around a block: y = x + block(x), where the block (its layers in order) keeps the shape.
+template <Layer... Layers>
+class Residual {
+  using Block = Sequential<Layers...>;
+
+ public:
+  using Scalar = typename Block::Scalar;
+  struct Scratch {
+    typename Block::Scratch block;
+    Buffer<Scalar> output;
+  };
+
+  explicit Residual(Layers... layers) : block_(std::move(layers)...) {}
+
+  Block& block() { return block_; }
+  Index parameter_count() const { return block_.parameter_count(); }
+
+  Shape output_shape(const Shape& shape) const {
+    const Shape result = block_.output_shape(shape);
+    if (!(result == shape))
+      raise<ShapeError>("kfac::Residual: the block's output has shape " + result.to_string() +
+                        ", expected that of its input, " + shape.to_string());
+    return shape;
+  }
+
+  void forward(const ConstBatchView<Scalar>& x, BatchView<Scalar> y, Scratch& scratch,
+               const Mode& mode) const {
+    BatchView<Scalar> output = block_output(x, scratch);
+    block_.forward(x, output, scratch.block, mode);
+    y.values = x.values + output.values;
+  }
+
+  void backward(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>&,
+                const ConstBatchView<Scalar>& grad_output, BatchView<Scalar>* grad_input,
+                VectorMap<Scalar>* grad_parameters, Scratch& scratch, const Mode& mode) const {
+    block_.backward(x, block_output(x, scratch), grad_output, grad_input, grad_parameters,
+                    scratch.block, mode);
+    if (grad_input) grad_input->values += grad_output.values;
+  }
+
+  void tangent(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>&,
+               const ConstBatchView<Scalar>* x_tangent,
+               const ConstVectorMap<Scalar>* parameter_tangent, BatchView<Scalar> y_tangent,
+               Scratch& scratch) const {
+    block_.tangent(x, block_output(x, scratch), x_tangent, parameter_tangent, y_tangent,
+                   scratch.block);
+    if (x_tangent) y_tangent.values += x_tangent->values;
+  }
+
+  void rename(const std::string& name) { block_.rename(name); }
+  void append_layers(Scalar* gradient, std::vector<LayerView<Scalar>>& views) {
+    block_.append_layers(gradient, views);
+  }
+
+ private:
+  static BatchView<Scalar> block_output(const ConstBatchView<Scalar>& x, Scratch& scratch) {
+    return {scratch.output.map(x.values.rows(), x.values.cols()), x.shape};
+  }
+
+  Block block_;
+};
+
+}  // namespace kfac

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <kfac/nn/layer.hpp>
+
+namespace kfac {
+
+/// A layer that is made of others, down to slots: it can name them and list their leaves.
+template <class L>
+concept ContainerLayer =
+    Layer<L> && requires(L& layer, const std::string& name, typename L::Scalar* gradient,
+                         std::vector<LayerView<typename L::Scalar>>& views) {
+      layer.rename(name);
+      layer.append_layers(gradient, views);
+    };
+
+/// One layer's place in a network: its name, and where it is observed. A layer only says what there
+/// is to announce; its slot announces it, if anybody listens.
+template <Layer L>
+class Slot {
+  static_assert(LeafLayer<L> || ContainerLayer<L>, "a layer has parameters() or is a container");
+
+ public:
+  using Scalar = typename L::Scalar;
+  using Scratch = typename L::Scratch;
+
+  explicit Slot(L layer) : layer_(std::move(layer)) {}
+
+  L& layer() { return layer_; }
+  const L& layer() const { return layer_; }
+
+  Index parameter_count() const { return layer_.parameter_count(); }
+
+  /// \throws ShapeError, naming this layer, if it cannot take `shape`
+  Shape output_shape(const Shape& shape) const {
+    if constexpr (ContainerLayer<L>) return layer_.output_shape(shape);
+    return detail::naming_layer(name_, [&] { return layer_.output_shape(shape); });
+  }
+
+  void forward(const ConstBatchView<Scalar>& x, BatchView<Scalar> y, Scratch& scratch,
+               const Mode& mode) const {
+    layer_.forward(x, y, scratch, mode);
+    if constexpr (KroneckerLayer<L>)
+      if (mode.tracking && !hooks_.empty())
+        hooks_.announce_input(name_, layer_.kronecker_input(x, scratch));
+  }
+
+  void backward(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
+                const ConstBatchView<Scalar>& grad_output, BatchView<Scalar>* grad_input,
+                VectorMap<Scalar>* grad_parameters, Scratch& scratch, const Mode& mode) const {
+    layer_.backward(x, y, grad_output, grad_input, grad_parameters, scratch, mode);
+    if constexpr (KroneckerLayer<L>)
+      if (mode.tracking && !hooks_.empty())
+        hooks_.announce_output_gradient(name_,
+                                        layer_.kronecker_output_gradient(grad_output, scratch));
+  }
+
+  void tangent(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
+               const ConstBatchView<Scalar>* x_tangent,
+               const ConstVectorMap<Scalar>* parameter_tangent, BatchView<Scalar> y_tangent,
+               Scratch& scratch) const {
+    layer_.tangent(x, y, x_tangent, parameter_tangent, y_tangent, scratch);
+  }
+
+  void rename(const std::string& name) {
+    name_ = name;
+    if constexpr (ContainerLayer<L>) layer_.rename(name);
+  }
+
+  /// Appends this layer, or the leaves it is made of; `gradient` points to its segment of the flat
+  /// gradient.
+  void append_layers(Scalar* gradient, std::vector<LayerView<Scalar>>& views) {
+    if constexpr (ContainerLayer<L>) {
+      layer_.append_layers(gradient, views);
+    } else {
+      LayerView<Scalar> view{
+          name_, "layer", layer_.parameters(), {gradient, parameter_count()}, {}, {}, nullptr};
+      if constexpr (requires { L::kind(); }) view.kind = L::kind();
+      if constexpr (requires { layer_.parameter_info(); })
+        view.parameter_info = layer_.parameter_info();
+      else if (parameter_count() > 0)
+        view.parameter_info = {{"parameters", 0, parameter_count(), 1}};
+      if constexpr (KroneckerLayer<L>) {
+        view.kronecker = layer_.kronecker_structure();
+        view.hooks = &hooks_;
+      }
+      views.push_back(std::move(view));
+    }
+  }
+
+ private:
+  L layer_;
+  HookPoint<Scalar> hooks_;
+  std::string name_;
+};
+
+}  // namespace kfac

@@ -1,7 +1,8 @@
 #include "support/flags.hpp"
 
-#include <CLI/CLI.hpp>
 #include <limits>
+
+#include <CLI/CLI.hpp>
 
 namespace examples {
 
@@ -9,8 +10,7 @@ struct Flags::Parser {
   CLI::App app;
 };
 
-Flags::Flags(const std::string& description)
-    : parser_(new Parser{CLI::App(description)}) {
+Flags::Flags(const std::string& description) : parser_(new Parser{CLI::App(description)}) {
   parser_->app.get_formatter()->column_width(34);
 }
 Flags::~Flags() = default;
@@ -36,9 +36,7 @@ void Flags::add(const std::string& name, std::string& value, const std::string& 
 }
 void Flags::add(const std::string& name, std::string& value, const std::string& help,
                 const std::vector<std::string>& choices) {
-  parser_->app.add_option(name, value, help)
-      ->check(CLI::IsMember(choices))
-      ->capture_default_str();
+  parser_->app.add_option(name, value, help)->check(CLI::IsMember(choices))->capture_default_str();
 }
 
 std::optional<int> Flags::parse(int argc, char** argv) {
@@ -46,6 +44,15 @@ std::optional<int> Flags::parse(int argc, char** argv) {
     parser_->app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return parser_->app.exit(error);
+  }
+  return std::nullopt;
+}
+
+std::optional<std::string> peek(int argc, char** argv, const std::string& name) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument.starts_with(name + '=')) return argument.substr(name.size() + 1);
+    if (argument == name && i + 1 < argc) return argv[i + 1];
   }
   return std::nullopt;
 }

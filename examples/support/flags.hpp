@@ -38,4 +38,7 @@ class Flags {
   std::unique_ptr<Parser> parser_;
 };
 
+/// The value that the command line gives a flag, for defaults of others that depend on it.
+std::optional<std::string> peek(int argc, char** argv, const std::string& name);
+
 }  // namespace examples

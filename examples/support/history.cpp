@@ -1,10 +1,12 @@
 #include "support/history.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <ostream>
 
 #include "support/csv.hpp"
+#include "support/principal_components.hpp"
 #include "support/table.hpp"
 
 namespace examples {
@@ -48,6 +50,12 @@ Table record_table(const std::vector<History>& runs, const std::vector<std::size
   return table;
 }
 
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const std::size_t half = values.size() / 2;
+  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+}
+
 }  // namespace
 
 void print_progress(std::ostream& out, const std::vector<History>& runs, std::size_t every) {
@@ -72,6 +80,32 @@ void print_step_norms(std::ostream& out, const std::vector<History>& runs, std::
   });
 }
 
+void print_medians(std::ostream& out, const std::vector<History>& runs) {
+  std::vector<std::string> optimizers;
+  for (const History& run : runs)
+    if (std::find(optimizers.begin(), optimizers.end(), run.optimizer) == optimizers.end())
+      optimizers.push_back(run.optimizer);
+
+  Table table;
+  table.add_columns("", {"optimizer", "learning rate", "steps", "seconds", "loss", "accuracy"});
+  for (const std::string& optimizer : optimizers) {
+    std::vector<double> rates, steps, seconds, losses, accuracies;
+    for (const History& run : runs) {
+      if (run.optimizer != optimizer) continue;
+      const Record& last = run.records.back();
+      rates.push_back(run.learning_rate);
+      steps.push_back(static_cast<double>(last.step));
+      seconds.push_back(last.seconds);
+      losses.push_back(last.loss);
+      accuracies.push_back(last.accuracy);
+    }
+    table.add_row({optimizer, significant(median(rates), 3), significant(median(steps), 6),
+                   significant(median(seconds), 3), fixed(median(losses), kDigits),
+                   fixed(median(accuracies), kDigits)});
+  }
+  out << table;
+}
+
 void write_csv(const std::string& path, const std::vector<History>& runs) {
   CsvFile file(path);
   std::vector<std::string> header{"optimizer", "learning_rate", "seed",    "step",
@@ -94,8 +128,12 @@ void write_csv(const std::string& path, const std::vector<History>& runs) {
 }
 
 std::vector<Panel> history_panels(const std::vector<History>& runs, const std::string& accuracy) {
+  double longest = 0;
+  for (const History& run : runs) longest = std::max(longest, run.records.back().seconds);
+  const bool is_short = longest < 1;
+
   const auto step = [](const Record& record) { return static_cast<double>(record.step); };
-  const auto seconds = [](const Record& record) { return record.seconds; };
+  const auto time = [&](const Record& record) { return (is_short ? 1e3 : 1.0) * record.seconds; };
   const auto loss = [](const Record& record) { return record.loss; };
   const auto correct = [](const Record& record) { return record.accuracy; };
 
@@ -103,13 +141,14 @@ std::vector<Panel> history_panels(const std::vector<History>& runs, const std::s
               .x_label = "step",
               .y_label = "step norm",
               .logarithmic_y = true};
-  for (const History& run : runs)
-    for (std::size_t layer = 0; layer < run.layers.size(); ++layer) {
-      Series curve =
-          curves({run}, step, [layer](const Record& at) { return at.layer_step_norms[layer]; })
-              .front();
-      curve.label += ", layer " + run.layers[layer];
-      curve.style = layer == 0 ? Series::Style::Line : Series::Style::DashedLine;
+  static constexpr std::array kStyles{Series::Style::Line, Series::Style::Dashed,
+                                      Series::Style::Dotted, Series::Style::DashDotted};
+  for (std::size_t layer = 0; layer < runs.front().layers.size(); ++layer)
+    for (Series curve : curves(runs, step, [layer](const Record& record) {
+           return record.layer_step_norms[layer];
+         })) {
+      curve.label += ", " + runs.front().layers[layer];
+      curve.style = kStyles[layer % kStyles.size()];
       norms.series.push_back(curve);
     }
 
@@ -119,15 +158,38 @@ std::vector<Panel> history_panels(const std::vector<History>& runs, const std::s
            .logarithmic_y = true,
            .series = curves(runs, step, loss)},
           {.title = "Training loss over time",
-           .x_label = "seconds of training",
+           .x_label = is_short ? "milliseconds of training" : "seconds of training",
            .y_label = "loss",
            .logarithmic_y = true,
-           .series = curves(runs, seconds, loss)},
+           .series = curves(runs, time, loss)},
           {.title = accuracy,
            .x_label = "step",
            .y_label = "accuracy",
            .series = curves(runs, step, correct)},
           norms};
+}
+
+Panel trajectory_panel(const std::vector<History>& runs) {
+  Eigen::Index points = 0;
+  for (const History& run : runs) points += static_cast<Eigen::Index>(run.trajectory.size());
+  Eigen::MatrixXd all(runs.front().trajectory.front().size(), points);
+  Eigen::Index next = 0;
+  for (const History& run : runs)
+    for (const auto& parameters : run.trajectory) all.col(next++) = parameters.cast<double>();
+  const Eigen::Matrix2Xd projected = first_two_components(all);
+
+  Panel panel{.title = "Paths of the parameters",
+              .x_label = "first principal component",
+              .y_label = "second principal component"};
+  Eigen::Index first = 0;
+  for (const History& run : runs) {
+    const auto length = static_cast<Eigen::Index>(run.trajectory.size());
+    panel.series.push_back({run.optimizer, run.colour, Series::Style::LinePoints,
+                            projected.middleCols(first, length)});
+    first += length;
+  }
+  panel.series.push_back({"start", Colour::Black, Series::Style::Points, projected.leftCols(1)});
+  return panel;
 }
 
 }  // namespace examples

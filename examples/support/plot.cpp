@@ -1,7 +1,5 @@
 #include "support/plot.hpp"
 
-#include <sys/wait.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -10,6 +8,7 @@
 #include <cstdio>
 #include <sstream>
 #include <stdexcept>
+#include <sys/wait.h>
 #include <utility>
 
 namespace examples {
@@ -106,7 +105,8 @@ class Script {
     if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return;
     if (WIFEXITED(status) && WEXITSTATUS(status) == kShellFoundNoProgram)
       throw std::runtime_error(
-          "--plot: 'gnuplot' was not found; on Debian install it with: apt-get install gnuplot-nox");
+          "--plot: 'gnuplot' was not found; on Debian install it with: apt-get install "
+          "gnuplot-nox");
     throw std::runtime_error(
         "--plot: gnuplot failed, for the reason above; expected that of Debian's gnuplot-nox");
   }
@@ -126,7 +126,8 @@ std::string terminal(const std::string& file, int width, int height) {
   if (ends_with(".svg"))
     return "svg size " + size + " dynamic noenhanced font 'Helvetica,13' background '#ffffff'";
   if (ends_with(".png")) return "pngcairo size " + size + " noenhanced font 'Sans,11'";
-  throw std::invalid_argument("--plot: 'file' is '" + file + "', expected it to end in .svg or .png");
+  throw std::invalid_argument("--plot: 'file' is '" + file +
+                              "', expected it to end in .svg or .png");
 }
 
 std::string drawn_as(const Series& series, bool over_background) {
@@ -134,8 +135,12 @@ std::string drawn_as(const Series& series, bool over_background) {
   switch (series.style) {
     case Series::Style::Line:
       return "lines linewidth 2.2" + colour;
-    case Series::Style::DashedLine:
+    case Series::Style::Dashed:
       return "lines linewidth 2.2 dashtype 2" + colour;
+    case Series::Style::Dotted:
+      return "lines linewidth 2.2 dashtype 3" + colour;
+    case Series::Style::DashDotted:
+      return "lines linewidth 2.2 dashtype 4" + colour;
     case Series::Style::LinePoints:
       return "linespoints linewidth 1.8 pointtype 7 pointsize 0.45" + colour;
     case Series::Style::Points:
@@ -150,7 +155,7 @@ std::string plot_command(Script& script, const Panel& panel) {
   std::vector<std::string> parts;
   if (panel.background) {
     const std::string field = script.data(*panel.background);
-    parts.push_back(field + " using 1:2:3 with image pixels notitle");
+    parts.push_back(field + " using 1:2:3 with image notitle");
     parts.push_back(script.contour(field) +
                     " using 1:2 with lines linewidth 2 linecolor rgb '#000000' notitle");
   }
@@ -166,7 +171,7 @@ std::string plot_command(Script& script, const Panel& panel) {
 
 void set_axes(Script& script, const Panel& panel) {
   script << "set title " << quoted(panel.title) << '\n'
-         << "set xlabel " << quoted(panel.x_label) << '\n'
+         << "set xlabel " << quoted(panel.x_label) << " offset 0,0.6\n"
          << "set ylabel " << quoted(panel.y_label) << '\n';
   if (panel.logarithmic_y)
     script << "set logscale y\nset format y '%g'\n";
@@ -191,14 +196,13 @@ void draw(const std::string& file, const std::vector<Panel>& panels, int columns
   script << "set terminal " << terminal(file, columns * kPanelWidth, rows * kPanelHeight) << '\n'
          << "set output " << quoted(file) << '\n'
          << "unset colorbox\nset border linecolor rgb '#555555'\nset tics nomirror\n"
-         << "set key outside bottom center horizontal samplen 2\n";
+         << "set key bmargin center horizontal maxcolumns 3 Left reverse samplen 2.5\n";
 
   // Data and contours come first: gnuplot computes no tables within a multiplot.
   std::vector<std::string> commands;
   for (const Panel& panel : panels) commands.push_back(plot_command(script, panel));
 
-  script << "set multiplot layout " << rows << ',' << columns << " margins screen 0.05,0.98,0.1,0.95"
-         << " spacing screen 0.06,0.12\n";
+  script << "set multiplot layout " << rows << ',' << columns << '\n';
   for (std::size_t i = 0; i < panels.size(); ++i) {
     set_axes(script, panels[i]);
     script << commands[i] << '\n';

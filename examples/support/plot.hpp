@@ -1,9 +1,10 @@
 #pragma once
 
-#include <Eigen/Core>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include <Eigen/Core>
 
 namespace examples {
 
@@ -12,7 +13,7 @@ enum class Colour { Black, Orange, SkyBlue, Green, Blue, Vermilion };
 
 /// Points of the plane, joined by a line or not.
 struct Series {
-  enum class Style { Line, DashedLine, LinePoints, Points };
+  enum class Style { Line, Dashed, Dotted, DashDotted, LinePoints, Points };
 
   std::string label;  ///< in the legend; empty for none
   Colour colour = Colour::Black;
@@ -29,11 +30,11 @@ struct Field {
 };
 
 struct Panel {
-  std::string title;
-  std::string x_label;
-  std::string y_label;
+  std::string title = {};
+  std::string x_label = {};
+  std::string y_label = {};
   bool logarithmic_y = false;
-  std::vector<Series> series;
+  std::vector<Series> series = {};
   std::optional<Field> background = {};
 };
 

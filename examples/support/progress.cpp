@@ -1,9 +1,9 @@
 #include "support/progress.hpp"
 
+#include <iostream>
 #include <unistd.h>
 
 #include <boost/timer/progress_display.hpp>
-#include <iostream>
 
 namespace examples {
 
@@ -13,7 +13,8 @@ struct Progress::Bar {
 
 Progress::Progress(kfac::Index steps) {
   if (isatty(STDERR_FILENO) != 0)
-    bar_.reset(new Bar{boost::timer::progress_display(static_cast<unsigned long>(steps), std::cerr)});
+    bar_.reset(
+        new Bar{boost::timer::progress_display(static_cast<unsigned long>(steps), std::cerr)});
 }
 Progress::~Progress() = default;
 

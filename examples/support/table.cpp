@@ -28,7 +28,9 @@ void Table::add_columns(const std::string& heading, const std::vector<std::strin
   rows_.front().insert(rows_.front().end(), names.begin(), names.end());
 }
 
-void Table::add_row(const std::vector<std::string>& cells) { rows_.push_back(cells); }
+void Table::add_row(const std::vector<std::string>& cells) {
+  rows_.push_back(cells);
+}
 
 std::size_t Table::width(std::size_t column) const {
   std::size_t widest = 0;
@@ -65,7 +67,11 @@ std::ostream& operator<<(std::ostream& out, const Table& table) {
   return out;
 }
 
-std::string fixed(double value, int digits) { return formatted(value, digits, true); }
-std::string significant(double value, int digits) { return formatted(value, digits, false); }
+std::string fixed(double value, int digits) {
+  return formatted(value, digits, true);
+}
+std::string significant(double value, int digits) {
+  return formatted(value, digits, false);
+}
 
 }  // namespace examples

@@ -77,7 +77,7 @@ void convert_elements(const std::byte* source, std::size_t count, Result* destin
     Stored value;
     std::memcpy(&value, source + element * sizeof(Stored), sizeof(Stored));
     if constexpr (std::is_arithmetic_v<Stored>)
-      destination[element] = static_cast<Result>(value);
+      destination[element] = static_cast<Result>(value);  // NOLINT(bugprone-signed-char-misuse)
     else
       destination[element] = static_cast<Result>(static_cast<float>(value));  // 16-bit floats
   }
@@ -111,6 +111,15 @@ inline std::string json_text(const nlohmann::json& value) {
   if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
   return text;
 }
+
+/// An Eigen matrix expression of float or double, of any storage order.
+template <class Derived>
+concept RealMatrix = RealScalar<typename Derived::Scalar>;
+
+/// One that is a row or a column whatever its size.
+template <class Derived>
+concept RealVector = RealMatrix<Derived> &&
+    (Derived::RowsAtCompileTime == 1 || Derived::ColsAtCompileTime == 1);
 
 class SafeTensorsReader;
 
@@ -176,13 +185,17 @@ class SafeTensors {
   Matrix<S> matrix(std::string_view name) const {
     const Tensor& tensor = find_real("matrix", name);
     if (tensor.shape.size() != 2) fail_shape("matrix", name, tensor, "two axes");
+    Matrix<S> result(tensor.shape[0], tensor.shape[1]);
+    // Nothing to copy: an assignment would still loop over the other axis, whatever its length.
+    if (result.size() == 0) return result;
     const Vector<S> elements = reals<S>(tensor);
-    return Eigen::Map<const RowMajor<S>>(elements.data(), tensor.shape[0], tensor.shape[1]);
+    result = Eigen::Map<const RowMajor<S>>(elements.data(), result.rows(), result.cols());
+    return result;
   }
 
   /// A `[count, rows, columns]` tensor of reals as `count` matrices of `rows x columns`; none if
-  /// any axis is 0. \throws FileError if there is no `name`, or it does not hold reals on three
-  /// axes.
+  /// an axis is 0.
+  /// \throws FileError if there is no `name`, or it does not hold reals on three axes.
   template <RealScalar S>
   std::vector<Matrix<S>> matrices(std::string_view name) const {
     const Tensor& tensor = find_real("matrices", name);
@@ -241,213 +254,207 @@ class SafeTensors {
 
   /// Adds a vector of float or double as it is: `[size]`, or the row-major `shape` if given.
   /// \throws ShapeError if `shape` has another number of elements.
-  template <class Derived>
-    requires RealScalar<typename Derived::Scalar> &&
-        (Derived::IsVectorAtCompileTime !=
-         0) void add_vector(std::string name, const Eigen::MatrixBase<Derived>& values,
-                            std::vector<Index> shape = {}) {
-      const typename Derived::PlainObject stored = values;
-      check_elements("add_vector", stored.size(), shape);
-      insert("add_vector", std::move(name), std::move(shape), stored.data(), stored.size());
-    }
+  template <detail::RealVector Derived>
+  void add_vector(std::string name, const Eigen::MatrixBase<Derived>& values,
+                  std::vector<Index> shape = {}) {
+    const typename Derived::PlainObject stored = values;
+    check_elements("add_vector", stored.size(), shape);
+    insert("add_vector", std::move(name), std::move(shape), stored.data(), stored.size());
+  }
 
-    /// Adds a matrix of float or double as `[rows, columns]`.
-    template <class Derived>
-      requires RealScalar<typename Derived::Scalar>
-    void add_matrix(std::string name, const Eigen::MatrixBase<Derived>& values) {
-      const RowMajor<typename Derived::Scalar> stored = values;
-      insert("add_matrix", std::move(name), {stored.rows(), stored.cols()}, stored.data(),
-             stored.size());
-    }
+  /// Adds a matrix of float or double as `[rows, columns]`.
+  template <detail::RealMatrix Derived>
+  void add_matrix(std::string name, const Eigen::MatrixBase<Derived>& values) {
+    const RowMajor<typename Derived::Scalar> stored = values;
+    insert("add_matrix", std::move(name), {stored.rows(), stored.cols()}, stored.data(),
+           stored.size());
+  }
 
-    /// Adds a `features x examples` matrix of float or double as `[examples, features]`, or as
-    /// `[examples, ...]` with the axes of one example.
-    /// \throws ShapeError if `example` has another number of elements than there are features.
-    template <class Derived>
-      requires RealScalar<typename Derived::Scalar>
-    void add_batch(std::string name, const Eigen::MatrixBase<Derived>& values,
-                   const Shape& example = {}) {
-      const Matrix<typename Derived::Scalar> stored = values;
-      std::vector<Index> shape{stored.cols()};
-      for (int axis = 0; axis < example.rank(); ++axis) shape.push_back(example[axis]);
-      if (example.rank() == 0)
-        shape.push_back(stored.rows());
-      else
-        kfac::detail::check_size("kfac::io::SafeTensors::add_batch", "example", example.size(),
-                                 stored.rows(), "elements");
-      insert("add_batch", std::move(name), std::move(shape), stored.data(), stored.size());
-    }
+  /// Adds a `features x examples` matrix of float or double as `[examples, features]`, or as
+  /// `[examples, ...]` with the axes of one example.
+  /// \throws ShapeError if `example` has another number of elements than there are features.
+  template <detail::RealMatrix Derived>
+  void add_batch(std::string name, const Eigen::MatrixBase<Derived>& values,
+                 const Shape& example = {}) {
+    const Matrix<typename Derived::Scalar> stored = values;
+    std::vector<Index> shape{stored.cols()};
+    for (int axis = 0; axis < example.rank(); ++axis) shape.push_back(example[axis]);
+    if (example.rank() == 0)
+      shape.push_back(stored.rows());
+    else
+      kfac::detail::check_size("kfac::io::SafeTensors::add_batch", "example", example.size(),
+                               stored.rows(), "elements");
+    insert("add_batch", std::move(name), std::move(shape), stored.data(), stored.size());
+  }
 
-    /// Adds integers as I64: `[size]`, or the row-major `shape` if given.
-    /// \throws ShapeError if `shape` has another number of elements.
-    void add_integers(std::string name, std::span<const std::int64_t> values,
-                      std::vector<Index> shape = {}) {
-      const auto size = static_cast<Index>(values.size());
-      check_elements("add_integers", size, shape);
-      insert("add_integers", std::move(name), std::move(shape), values.data(), size);
-    }
+  /// Adds integers as I64: `[size]`, or the row-major `shape` if given.
+  /// \throws ShapeError if `shape` has another number of elements.
+  void add_integers(std::string name, std::span<const std::int64_t> values,
+                    std::vector<Index> shape = {}) {
+    const auto size = static_cast<Index>(values.size());
+    check_elements("add_integers", size, shape);
+    insert("add_integers", std::move(name), std::move(shape), values.data(), size);
+  }
 
-    /// Adds labels as I64, the type in which PyTorch takes classes: `[size]`, or the row-major
-    /// `shape` if given. \throws ShapeError if `shape` has another number of elements.
-    void add_labels(std::string name, const Labels& labels, std::vector<Index> shape = {}) {
-      check_elements("add_labels", labels.size(), shape);
-      const std::vector<std::int64_t> stored(labels.begin(), labels.end());
-      insert("add_labels", std::move(name), std::move(shape), stored.data(), labels.size());
-    }
+  /// Adds labels as I64, the type in which PyTorch takes classes: `[size]`, or the row-major
+  /// `shape` if given. \throws ShapeError if `shape` has another number of elements.
+  void add_labels(std::string name, const Labels& labels, std::vector<Index> shape = {}) {
+    check_elements("add_labels", labels.size(), shape);
+    const std::vector<std::int64_t> stored(labels.begin(), labels.end());
+    insert("add_labels", std::move(name), std::move(shape), stored.data(), labels.size());
+  }
 
-    /// Sets one entry of `__metadata__`, anew or again. \throws ValueError if it is not UTF-8.
-    void set_metadata(const std::string& key, std::string value) {
-      check_utf8("set_metadata", "key", key);
-      check_utf8("set_metadata", "value", value);
-      metadata_.insert_or_assign(key, std::move(value));
-    }
+  /// Sets one entry of `__metadata__`, anew or again. \throws ValueError if it is not UTF-8.
+  void set_metadata(const std::string& key, std::string value) {
+    check_utf8("set_metadata", "key", key);
+    check_utf8("set_metadata", "value", value);
+    metadata_.insert_or_assign(key, std::move(value));
+  }
 
-   private:
-    friend class detail::SafeTensorsReader;
-    friend void write_safetensors(const std::filesystem::path& path, const SafeTensors& tensors);
+ private:
+  friend class detail::SafeTensorsReader;
+  friend void write_safetensors(const std::filesystem::path& path, const SafeTensors& tensors);
 
-    template <RealScalar S>
-    using RowMajor = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  template <RealScalar S>
+  using RowMajor = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-    struct Tensor {
-      ElementType type;
-      std::vector<Index> shape;
-      std::vector<std::byte> bytes;
+  struct Tensor {
+    ElementType type;
+    std::vector<Index> shape;
+    std::vector<std::byte> bytes;
 
-      std::size_t elements() const { return bytes.size() / detail::element_bytes(type); }
+    std::size_t elements() const { return bytes.size() / detail::element_bytes(type); }
+  };
+
+  template <RealScalar S>
+  static void copy_reals(const Tensor& tensor, S* destination) {
+    const std::byte* source = tensor.bytes.data();
+    const std::size_t count = tensor.elements();
+    if (tensor.type == ElementType::F64)
+      detail::convert_elements<double>(source, count, destination);
+    else if (tensor.type == ElementType::F32)
+      detail::convert_elements<float>(source, count, destination);
+    else if (tensor.type == ElementType::BF16)
+      detail::convert_elements<Eigen::bfloat16>(source, count, destination);
+    else
+      detail::convert_elements<Eigen::half>(source, count, destination);
+  }
+
+  template <RealScalar S>
+  static Vector<S> reals(const Tensor& tensor) {
+    Vector<S> result(static_cast<Index>(tensor.elements()));
+    copy_reals(tensor, result.data());
+    return result;
+  }
+
+  static std::vector<std::int64_t> integers_of(const Tensor& tensor) {
+    std::vector<std::int64_t> result(tensor.elements());
+    const auto convert = [&]<class Stored>(std::type_identity<Stored>) {
+      detail::convert_elements<Stored>(tensor.bytes.data(), result.size(), result.data());
     };
-
-    template <RealScalar S>
-    static void copy_reals(const Tensor& tensor, S* destination) {
-      const std::byte* source = tensor.bytes.data();
-      const std::size_t count = tensor.elements();
-      if (tensor.type == ElementType::F64)
-        detail::convert_elements<double>(source, count, destination);
-      else if (tensor.type == ElementType::F32)
-        detail::convert_elements<float>(source, count, destination);
-      else if (tensor.type == ElementType::BF16)
-        detail::convert_elements<Eigen::bfloat16>(source, count, destination);
-      else
-        detail::convert_elements<Eigen::half>(source, count, destination);
+    switch (tensor.type) {
+      case ElementType::I8:
+        convert(std::type_identity<std::int8_t>{});
+        break;
+      case ElementType::U16:
+        convert(std::type_identity<std::uint16_t>{});
+        break;
+      case ElementType::I16:
+        convert(std::type_identity<std::int16_t>{});
+        break;
+      case ElementType::U32:
+        convert(std::type_identity<std::uint32_t>{});
+        break;
+      case ElementType::I32:
+        convert(std::type_identity<std::int32_t>{});
+        break;
+      case ElementType::I64:
+        convert(std::type_identity<std::int64_t>{});
+        break;
+      default:
+        convert(std::type_identity<std::uint8_t>{});  // U8 and BOOL
     }
+    return result;
+  }
 
-    template <RealScalar S>
-    static Vector<S> reals(const Tensor& tensor) {
-      Vector<S> result(static_cast<Index>(tensor.elements()));
-      copy_reals(tensor, result.data());
-      return result;
-    }
+  const Tensor& find(const char* function, std::string_view name) const {
+    const auto found = tensors_.find(name);
+    if (found != tensors_.end()) return found->second;
+    constexpr std::size_t kMostNames = 8;
+    std::string known;
+    std::size_t count = 0;
+    for (const auto& [other, tensor] : tensors_)
+      if (count++ < kMostNames) known += (known.empty() ? "'" : ", '") + other + '\'';
+    if (count > kMostNames) known += ", ... (" + std::to_string(count) + " in all)";
+    fail(function, name, "is missing, expected one of: " + (known.empty() ? "none" : known));
+  }
 
-    static std::vector<std::int64_t> integers_of(const Tensor& tensor) {
-      std::vector<std::int64_t> result(tensor.elements());
-      const auto convert = [&]<class Stored>(std::type_identity<Stored>) {
-        detail::convert_elements<Stored>(tensor.bytes.data(), result.size(), result.data());
-      };
-      switch (tensor.type) {
-        case ElementType::I8:
-          convert(std::type_identity<std::int8_t>{});
-          break;
-        case ElementType::U16:
-          convert(std::type_identity<std::uint16_t>{});
-          break;
-        case ElementType::I16:
-          convert(std::type_identity<std::int16_t>{});
-          break;
-        case ElementType::U32:
-          convert(std::type_identity<std::uint32_t>{});
-          break;
-        case ElementType::I32:
-          convert(std::type_identity<std::int32_t>{});
-          break;
-        case ElementType::I64:
-          convert(std::type_identity<std::int64_t>{});
-          break;
-        default:
-          convert(std::type_identity<std::uint8_t>{});  // U8 and BOOL
-      }
-      return result;
-    }
-
-    const Tensor& find(const char* function, std::string_view name) const {
-      const auto found = tensors_.find(name);
-      if (found != tensors_.end()) return found->second;
-      constexpr std::size_t kMostNames = 8;
-      std::string known;
-      std::size_t count = 0;
-      for (const auto& [other, tensor] : tensors_)
-        if (count++ < kMostNames) known += (known.empty() ? "'" : ", '") + other + '\'';
-      if (count > kMostNames) known += ", ... (" + std::to_string(count) + " in all)";
-      fail(function, name, "is missing, expected one of: " + (known.empty() ? "none" : known));
-    }
-
-    const Tensor& find_real(const char* function, std::string_view name) const {
-      const Tensor& tensor = find(function, name);
-      if (!detail::is_real(tensor.type))
-        fail(function, name,
-             "holds " + detail::element_name(tensor.type) +
-                 ", expected reals (F64, F32, BF16, F16)");
-      return tensor;
-    }
-
-    const Tensor& find_integer(const char* function, std::string_view name) const {
-      const Tensor& tensor = find(function, name);
-      if (detail::is_real(tensor.type))
-        fail(function, name, "holds " + detail::element_name(tensor.type) + ", expected integers");
-      return tensor;
-    }
-
-    [[noreturn]] void fail_shape(const char* function, std::string_view name, const Tensor& tensor,
-                                 const char* expected) const {
+  const Tensor& find_real(const char* function, std::string_view name) const {
+    const Tensor& tensor = find(function, name);
+    if (!detail::is_real(tensor.type))
       fail(function, name,
-           "has shape " + detail::shape_text(tensor.shape) + ", expected " + expected);
-    }
+           "holds " + detail::element_name(tensor.type) + ", expected reals (F64, F32, BF16, F16)");
+    return tensor;
+  }
 
-    [[noreturn]] void fail(const char* function, std::string_view name,
-                           const std::string& problem) const {
-      raise<FileError>("kfac::io::SafeTensors::" + std::string(function) + ": '" +
-                       std::string(name) + "' " + problem +
-                       (origin_.empty() ? "" : " (file '" + origin_ + "')"));
-    }
+  const Tensor& find_integer(const char* function, std::string_view name) const {
+    const Tensor& tensor = find(function, name);
+    if (detail::is_real(tensor.type))
+      fail(function, name, "holds " + detail::element_name(tensor.type) + ", expected integers");
+    return tensor;
+  }
 
-    /// Completes an empty `shape` to `[elements]`.
-    static void check_elements(const char* function, Index elements, std::vector<Index>& shape) {
-      if (shape.empty()) shape.push_back(elements);
-      const std::optional<std::size_t> count = detail::element_count(shape, 1);
-      if (count != static_cast<std::size_t>(elements))
-        raise<ShapeError>("kfac::io::SafeTensors::" + std::string(function) + ": 'shape' is " +
-                          detail::shape_text(shape) + ", expected " + std::to_string(elements) +
-                          " elements");
-    }
+  [[noreturn]] void fail_shape(const char* function, std::string_view name, const Tensor& tensor,
+                               const char* expected) const {
+    fail(function, name,
+         "has shape " + detail::shape_text(tensor.shape) + ", expected " + expected);
+  }
 
-    static void check_utf8(const char* function, const char* argument, const std::string& text) {
-      using nlohmann::json;
-      const std::string valid = json(text).dump(-1, ' ', false, json::error_handler_t::ignore);
-      if (json::parse(valid).get_ref<const std::string&>() == text) return;
-      raise<ValueError>("kfac::io::SafeTensors::" + std::string(function) + ": '" + argument +
-                        "' is " + json(text).dump(-1, ' ', true, json::error_handler_t::replace) +
-                        ", expected UTF-8");
-    }
+  [[noreturn]] void fail(const char* function, std::string_view name,
+                         const std::string& problem) const {
+    raise<FileError>("kfac::io::SafeTensors::" + std::string(function) + ": '" + std::string(name) +
+                     "' " + problem + (origin_.empty() ? "" : " (file '" + origin_ + "')"));
+  }
 
-    template <class Element>
-    void insert(const char* function, std::string name, std::vector<Index> shape,
-                const Element* elements, Index count) {
-      const std::string where = "kfac::io::SafeTensors::" + std::string(function);
-      check_utf8(function, "name", name);
-      if (name == "__metadata__")
-        raise<ValueError>(where + ": 'name' is '__metadata__', expected a name not reserved");
-      if (contains(name))
-        raise<ValueError>(where + ": 'name' is '" + name + "', expected one not yet in use");
-      constexpr ElementType kType = std::is_same_v<Element, double>  ? ElementType::F64
-                                    : std::is_same_v<Element, float> ? ElementType::F32
-                                                                     : ElementType::I64;
-      const auto bytes = std::as_bytes(std::span(elements, static_cast<std::size_t>(count)));
-      tensors_.emplace(std::move(name),
-                       Tensor{kType, std::move(shape), {bytes.begin(), bytes.end()}});
-    }
+  /// Completes an empty `shape` to `[elements]`.
+  static void check_elements(const char* function, Index elements, std::vector<Index>& shape) {
+    if (shape.empty()) shape.push_back(elements);
+    const std::optional<std::size_t> count = detail::element_count(shape, 1);
+    if (count != static_cast<std::size_t>(elements))
+      raise<ShapeError>("kfac::io::SafeTensors::" + std::string(function) + ": 'shape' is " +
+                        detail::shape_text(shape) + ", expected " + std::to_string(elements) +
+                        " elements");
+  }
 
-    std::map<std::string, Tensor, std::less<>> tensors_;
-    std::map<std::string, std::string> metadata_;
-    std::string origin_;  // the file these were read from, for messages
+  static void check_utf8(const char* function, const char* argument, const std::string& text) {
+    using nlohmann::json;
+    const std::string valid = json(text).dump(-1, ' ', false, json::error_handler_t::ignore);
+    if (json::parse(valid).get_ref<const std::string&>() == text) return;
+    raise<ValueError>("kfac::io::SafeTensors::" + std::string(function) + ": '" + argument +
+                      "' is " + json(text).dump(-1, ' ', true, json::error_handler_t::replace) +
+                      ", expected UTF-8");
+  }
+
+  template <class Element>
+  void insert(const char* function, std::string name, std::vector<Index> shape,
+              const Element* elements, Index count) {
+    const std::string where = "kfac::io::SafeTensors::" + std::string(function);
+    check_utf8(function, "name", name);
+    if (name == "__metadata__")
+      raise<ValueError>(where + ": 'name' is '__metadata__', expected a name not reserved");
+    if (contains(name))
+      raise<ValueError>(where + ": 'name' is '" + name + "', expected one not yet in use");
+    constexpr ElementType kType = std::is_same_v<Element, double>  ? ElementType::F64
+                                  : std::is_same_v<Element, float> ? ElementType::F32
+                                                                   : ElementType::I64;
+    const auto bytes = std::as_bytes(std::span(elements, static_cast<std::size_t>(count)));
+    tensors_.emplace(std::move(name),
+                     Tensor{kType, std::move(shape), {bytes.begin(), bytes.end()}});
+  }
+
+  std::map<std::string, Tensor, std::less<>> tensors_;
+  std::map<std::string, std::string> metadata_;
+  std::string origin_;  // the file these were read from, for messages
 };
 
 namespace detail {
@@ -519,20 +526,24 @@ class SafeTensorsReader {
 
     std::string text(length, '\0');
     read_bytes(text.data(), text.size());
-    // JSON would silently keep the last of two values under one key.
-    std::vector<std::set<std::string>> keys;
+    // JSON would silently keep the last of two values under one key. What lies deeper than any part
+    // of a proper header is dropped, lest a hostile one exhaust the stack later.
+    constexpr std::size_t kDeepest = 8;
+    std::array<std::set<std::string>, kDeepest> keys;  // of the object open at each depth
     std::optional<std::string> duplicate;
     using nlohmann::json;
-    const json::parser_callback_t note_duplicates = [&](int, json::parse_event_t event,
-                                                        json& parsed) {
-      if (event == json::parse_event_t::object_start) keys.emplace_back();
-      if (event == json::parse_event_t::object_end) keys.pop_back();
-      if (event == json::parse_event_t::key &&
-          !keys.back().insert(parsed.get_ref<const std::string&>()).second)
-        duplicate = parsed.get_ref<const std::string&>();
+    const json::parser_callback_t inspect = [&](int signed_depth, json::parse_event_t event,
+                                                json& parsed) {
+      const auto depth = static_cast<std::size_t>(signed_depth);
+      if (depth >= kDeepest) return false;
+      if (event == json::parse_event_t::object_start) keys[depth].clear();
+      if (event == json::parse_event_t::key) {
+        const std::string& key = parsed.get_ref<const std::string&>();
+        if (!keys[depth - 1].insert(key).second) duplicate = key;
+      }
       return true;
     };
-    json header = json::parse(text, note_duplicates, false);
+    json header = json::parse(text, inspect, false);
     if (!header.is_object())
       fail("has a header that is not a JSON object (" + std::to_string(length) +
            " bytes), expected tensors by name");
@@ -673,7 +684,7 @@ inline void write_safetensors(const std::filesystem::path& path, const SafeTenso
   partial += ".partial";
   std::ofstream stream(partial, std::ios::binary | std::ios::trunc);
   if (!stream) fail("cannot be written: '" + partial.string() + "' cannot be opened");
-  std::array<char, sizeof length> length_bytes;
+  std::array<char, sizeof length> length_bytes{};
   std::memcpy(length_bytes.data(), &length, sizeof length);
   stream.write(length_bytes.data(), length_bytes.size());
   stream.write(text.data(), static_cast<std::streamsize>(text.size()));

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <Eigen/Cholesky>
-#include <cmath>
 
 #include <kfac/core/types.hpp>
 
@@ -99,9 +98,9 @@ S invert_spd(MatrixRef<S> matrix) {
   if (matrix.rows() == 0) return S(1);
   const Eigen::LLT<MatrixRef<S>, Eigen::Lower> cholesky(matrix);
   if (cholesky.info() != Eigen::Success) return S(0);
-  const S smallest = matrix.diagonal().minCoeff();
-  const S ratio = smallest / matrix.diagonal().maxCoeff();
-  if (!(ratio > S(0)) || !std::isfinite(ratio)) return S(0);
+  if (!matrix.diagonal().allFinite()) return S(0);
+  const S ratio = matrix.diagonal().minCoeff() / matrix.diagonal().maxCoeff();
+  if (!(ratio > S(0))) return S(0);
   detail::invert_lower<S>(matrix);
   detail::gram_of_lower<S>(matrix);
   symmetrize_from_lower<S>(matrix);

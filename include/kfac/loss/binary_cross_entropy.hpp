@@ -7,8 +7,8 @@
 namespace kfac {
 
 /// The cross-entropy of independent Bernoulli variables given by logits, as
-/// torch.nn.BCEWithLogitsLoss: the mean (or sum) of softplus(f) - f y over all entries, y in [0, 1].
-/// Hessian of one example: diag(p (1 - p)) with p = sigmoid(f).
+/// torch.nn.BCEWithLogitsLoss: the mean (or sum) of softplus(f) - f y over all entries, y in [0,
+/// 1]. Hessian of one example: diag(p (1 - p)) with p = sigmoid(f).
 template <RealScalar S>
 class BinaryCrossEntropy : public detail::MatrixTargetLoss<S> {
   using Base = detail::MatrixTargetLoss<S>;
@@ -32,9 +32,10 @@ class BinaryCrossEntropy : public detail::MatrixTargetLoss<S> {
 
   S value(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
     check(outputs, targets);
-    const auto f = outputs.array();
     // softplus(f) = max(f, 0) + log(1 + exp(-|f|)) does not overflow.
-    const S sum = (f.max(S(0)) + (-f.abs()).exp().log1p() - f * targets.array()).sum();
+    const S sum = (outputs.array().max(S(0)) + (-outputs.array().abs()).exp().log1p() -
+                   outputs.array() * targets.array())
+                      .sum();
     return scale(outputs.rows(), outputs.cols()) * sum;
   }
 
@@ -52,16 +53,16 @@ class BinaryCrossEntropy : public detail::MatrixTargetLoss<S> {
 
   void hessian_product(const ConstMatrixRef<S>& outputs, const ConstMatrixRef<S>& v,
                        MatrixRef<S> into) const {
-    // p (1 - p) without the cancellation of 1 - p.
-    into = v.array() * outputs.array().logistic() * (-outputs.array()).logistic();
+    // p (1 - p) = e / (1 + e)^2 with e = exp(-|f|): no cancellation.
+    into = (-outputs.array().abs()).exp();
+    into.array() *= v.array() / (S(1) + into.array()).square();
   }
 
   Index hessian_sqrt_columns(Index outputs) const { return outputs; }
   void hessian_sqrt(const ConstMatrixRef<S>& outputs, Index column, MatrixRef<S> into) const {
     into.setZero();
-    into.row(column) = (outputs.row(column).array().logistic() *
-                        (-outputs.row(column).array()).logistic())
-                           .sqrt();
+    into.row(column) = (S(-0.5) * outputs.row(column).array().abs()).exp();
+    into.row(column).array() /= S(1) + into.row(column).array().square();
   }
 
   Targets sample(const ConstMatrixRef<S>& outputs, Rng& rng) const {

@@ -100,7 +100,8 @@ class SoftmaxCrossEntropy {
 
   template <class Column>
   static int draw(const Column& probabilities, Rng& rng) {
-    double left = rng.uniform();
+    // In float the sum may be 1e-7 short of 1: that must not fall to the last class.
+    double left = rng.uniform() * probabilities.template cast<double>().sum();
     const Index last = probabilities.size() - 1;
     for (Index k = 0; k < last; ++k) {
       left -= static_cast<double>(probabilities(k));

@@ -56,7 +56,8 @@ class AnyLayer {
   using Scratch = AnyScratch;
 
   template <class L>
-    requires(!std::same_as<L, AnyLayer> && std::same_as<typename L::Scalar, S> && Layer<L>)
+    requires(!std::same_as<L, AnyLayer> && std::same_as<typename L::Scalar, S> && Layer<L> &&
+             std::copy_constructible<L>)
   AnyLayer(L layer)  // NOLINT(google-explicit-constructor): a layer is a layer
       : held_(std::make_unique<Held<L>>(std::move(layer))) {}
   AnyLayer(const AnyLayer& other) : held_(other.held_->clone()) {}

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <string>
 #include <utility>
+#include <vector>
 
 #include <kfac/nn/sequential.hpp>
 
@@ -26,8 +28,10 @@ class Residual {
   Shape output_shape(const Shape& shape) const {
     const Shape result = block_.output_shape(shape);
     if (!(result == shape))
-      raise<ShapeError>("kfac::Residual: the block's output has shape " + result.to_string() +
-                        ", expected that of its input, " + shape.to_string());
+      detail::naming_layer(name_, [&] {
+        raise<ShapeError>("kfac::Residual: the block's output has shape " + result.to_string() +
+                          ", expected that of its input, " + shape.to_string());
+      });
     return shape;
   }
 
@@ -55,7 +59,10 @@ class Residual {
     if (x_tangent) y_tangent.values += x_tangent->values;
   }
 
-  void rename(const std::string& name) { block_.rename(name); }
+  void rename(const std::string& name) {
+    name_ = name;
+    block_.rename(name);
+  }
   void append_layers(Scalar* gradient, std::vector<LayerView<Scalar>>& views) {
     block_.append_layers(gradient, views);
   }
@@ -66,6 +73,7 @@ class Residual {
   }
 
   Block block_;
+  std::string name_;
 };
 
 }  // namespace kfac

@@ -1,0 +1,342 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <kfac/core/random.hpp>
+#include <kfac/nn/any_layer.hpp>
+
+namespace kfac::testing {
+
+/// What `check_layer` measured: relative errors, infinite where something is not finite. In double
+/// a correct layer has all of them below 1e-7, the error of central differences.
+struct LayerCheck {
+  double input_gradient = 0;        ///< backward's, against central differences
+  double parameter_gradient = 0;    ///< likewise
+  double input_tangent = 0;         ///< along a random direction, against central differences
+  double parameter_tangent = 0;     ///< likewise
+  double adjointness = 0;           ///< between u . (J v) by tangent and (J^T u) . v by backward
+  double null_requests = 0;         ///< of results while others are not asked for, or tangents zero
+  double repeatability = 0;         ///< between forward passes with new and with used scratch
+  std::optional<double> kronecker;  ///< of the gradient as rebuilt from the announcements, if any
+
+  bool passes(double tolerance) const {
+    return std::ranges::all_of(fields(),
+                               [&](const Field& field) { return field.error <= tolerance; });
+  }
+
+  /// One line per error.
+  std::string report() const {
+    std::ostringstream text;
+    for (const Field& field : fields()) text << field.name << ": " << field.error << '\n';
+    if (!kronecker) text << "kronecker: nothing is announced\n";
+    return text.str();
+  }
+
+ private:
+  struct Field {
+    const char* name;
+    double error;
+  };
+  std::vector<Field> fields() const {
+    std::vector<Field> result{
+        {"input gradient", input_gradient}, {"parameter gradient", parameter_gradient},
+        {"input tangent", input_tangent},   {"parameter tangent", parameter_tangent},
+        {"adjointness", adjointness},       {"null requests", null_requests},
+        {"repeatability", repeatability}};
+    if (kronecker) result.push_back({"kronecker", *kronecker});
+    return result;
+  }
+};
+
+namespace detail {
+
+/// |a - b| / scale, or infinity where that is not finite; 0 if both are zero.
+inline double relative_error(double difference, double scale) {
+  if (difference == 0) return 0;
+  const double error = difference / scale;
+  return std::isfinite(error) ? error : std::numeric_limits<double>::infinity();
+}
+template <class A, class B>
+double relative_error(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
+  if (a.rows() != b.rows() || a.cols() != b.cols()) return std::numeric_limits<double>::infinity();
+  return relative_error(static_cast<double>((a - b).norm()),
+                        static_cast<double>(std::max(a.norm(), b.norm())));
+}
+
+/// Keeps what one layer announces.
+template <RealScalar S>
+struct AnnouncementKeeper : Observer<S> {
+  std::vector<Matrix<S>> inputs;
+  std::vector<Matrix<S>> gradients;
+  void on_input(const std::string&, const SharedBatch<S>& input) override {
+    inputs.push_back(input.matrix());
+  }
+  void on_output_gradient(const std::string&, const SharedBatch<S>& gradient) override {
+    gradients.push_back(gradient.matrix());
+  }
+};
+
+/// Runs the checks on one layer at one input. The layer is type-erased, so that this is compiled
+/// once per scalar. Every pass that is compared with another starts from new scratch: a layer that
+/// draws random numbers then draws the same ones.
+template <RealScalar S>
+class LayerBattery {
+ public:
+  LayerBattery(AnyLayer<S> layer, const Shape& shape, Matrix<S> x, Rng& rng)
+      : layer_(std::move(layer)),
+        shape_(shape),
+        output_shape_(layer_.output_shape(shape)),
+        x_(std::move(x)),
+        cotangent_(output_shape_.size(), x_.cols()),
+        input_direction_(x_.rows(), x_.cols()),
+        parameter_direction_(layer_.parameter_count()),
+        unused_gradient_(layer_.parameter_count()) {
+    layer_.rename("layer");
+    layer_.append_layers(unused_gradient_.data(), views_);
+    rng.fill_normal(cotangent_);
+    rng.fill_normal(input_direction_);
+    rng.fill_normal(parameter_direction_);
+  }
+
+  LayerCheck run() {
+    forward(x_, scratch_);
+    const Pullback pullback = backward(true, true);
+    const Matrix<S> input_tangent = tangent(true, false);
+    const Matrix<S> parameter_tangent = tangent(false, true);
+
+    LayerCheck check;
+    check.input_gradient =
+        relative_error(pullback.input.reshaped(), input_gradient_by_differences());
+    check.parameter_gradient =
+        relative_error(pullback.parameters, parameter_gradient_by_differences());
+    check.input_tangent = relative_error(input_tangent, input_tangent_by_differences());
+    check.parameter_tangent = relative_error(parameter_tangent, parameter_tangent_by_differences());
+    check.adjointness =
+        std::max(adjointness(input_tangent, pullback.input.reshaped(), input_direction_.reshaped()),
+                 adjointness(parameter_tangent, pullback.parameters, parameter_direction_));
+    check.null_requests = null_requests(pullback, input_tangent, parameter_tangent);
+    check.repeatability = repeatability();
+    check.kronecker = kronecker();
+    return check;
+  }
+
+ private:
+  struct Pullback {
+    Matrix<S> input;
+    Vector<S> parameters;
+  };
+
+  // What a layer must overwrite starts as NaN.
+  static constexpr S kUnwritten = std::numeric_limits<S>::quiet_NaN();
+
+  static ConstBatchView<S> view(const Matrix<S>& values, const Shape& shape) {
+    return {{values.data(), values.rows(), values.cols()}, shape};
+  }
+  static BatchView<S> view(Matrix<S>& values, const Shape& shape) {
+    return {{values.data(), values.rows(), values.cols()}, shape};
+  }
+
+  Matrix<S> forward(const Matrix<S>& x, AnyScratch& scratch, const Mode& mode = {}) {
+    Matrix<S> y = Matrix<S>::Constant(output_shape_.size(), x.cols(), kUnwritten);
+    layer_.forward(view(x, shape_), view(y, output_shape_), scratch, mode);
+    if (&scratch == &scratch_) y_ = y;
+    return y;
+  }
+  Matrix<S> forward_anew(const Matrix<S>& x, const Mode& mode = {}) {
+    AnyScratch scratch;
+    return forward(x, scratch, mode);
+  }
+
+  Pullback backward(bool input_wanted, bool parameters_wanted) {
+    Pullback result{Matrix<S>::Constant(x_.rows(), x_.cols(), kUnwritten),
+                    Vector<S>::Constant(layer_.parameter_count(), kUnwritten)};
+    BatchView<S> input = view(result.input, shape_);
+    VectorMap<S> parameters(result.parameters.data(), result.parameters.size());
+    layer_.backward(view(std::as_const(x_), shape_), view(std::as_const(y_), output_shape_),
+                    view(std::as_const(cotangent_), output_shape_), input_wanted ? &input : nullptr,
+                    parameters_wanted ? &parameters : nullptr, scratch_, Mode{});
+    return result;
+  }
+
+  Matrix<S> tangent(bool along_input, bool along_parameters) {
+    Matrix<S> result = Matrix<S>::Constant(y_.rows(), y_.cols(), kUnwritten);
+    const ConstBatchView<S> input = view(std::as_const(input_direction_), shape_);
+    const ConstVectorMap<S> parameters(parameter_direction_.data(), parameter_direction_.size());
+    layer_.tangent(view(std::as_const(x_), shape_), view(std::as_const(y_), output_shape_),
+                   along_input ? &input : nullptr, along_parameters ? &parameters : nullptr,
+                   view(result, output_shape_), scratch_);
+    return result;
+  }
+
+  /// The step that balances truncation and rounding errors of central differences.
+  static S step() { return std::cbrt(std::numeric_limits<S>::epsilon()); }
+
+  /// The derivative of `outputs_at(t)` at t = 0.
+  template <class OutputsAt>
+  static Matrix<S> derivative(OutputsAt&& outputs_at) {
+    return (outputs_at(step()) - outputs_at(-step())) / (2 * step());
+  }
+
+  /// The outputs with the parameters moved by `distance` along `direction`.
+  Matrix<S> outputs_at_parameters(S distance, const Vector<S>& direction) {
+    std::vector<Vector<S>> before;
+    Index offset = 0;
+    for (LayerView<S>& leaf : views_) {
+      before.emplace_back(leaf.parameters);
+      leaf.parameters += distance * direction.segment(offset, leaf.parameters.size());
+      offset += leaf.parameters.size();
+    }
+    const Matrix<S> outputs = forward_anew(x_);
+    for (std::size_t i = 0; i < views_.size(); ++i) views_[i].parameters = before[i];
+    return outputs;
+  }
+
+  Matrix<S> input_tangent_by_differences() {
+    return derivative([&](S t) { return forward_anew(x_ + t * input_direction_); });
+  }
+  Matrix<S> parameter_tangent_by_differences() {
+    return derivative([&](S t) { return outputs_at_parameters(t, parameter_direction_); });
+  }
+
+  Vector<S> input_gradient_by_differences() {
+    Vector<S> result(x_.size());
+    for (Index i = 0; i < x_.size(); ++i) {
+      const Matrix<S> column = derivative([&](S t) {
+        Matrix<S> x = x_;
+        x.data()[i] += t;
+        return forward_anew(x);
+      });
+      result[i] = column.cwiseProduct(cotangent_).sum();
+    }
+    return result;
+  }
+  Vector<S> parameter_gradient_by_differences() {
+    Vector<S> result(layer_.parameter_count());
+    for (Index i = 0; i < result.size(); ++i) {
+      const Vector<S> direction = Vector<S>::Unit(result.size(), i);
+      const Matrix<S> column = derivative([&](S t) { return outputs_at_parameters(t, direction); });
+      result[i] = column.cwiseProduct(cotangent_).sum();
+    }
+    return result;
+  }
+
+  double adjointness(const Matrix<S>& output_tangent, const Vector<S>& gradient,
+                     const Vector<S>& direction) const {
+    const S forwards = cotangent_.cwiseProduct(output_tangent).sum();
+    const S backwards = gradient.dot(direction);
+    const S scale =
+        std::max(cotangent_.norm() * output_tangent.norm(), gradient.norm() * direction.norm());
+    return relative_error(static_cast<double>(std::abs(forwards - backwards)),
+                          static_cast<double>(scale));
+  }
+
+  double null_requests(const Pullback& pullback, const Matrix<S>& input_tangent,
+                       const Matrix<S>& parameter_tangent) {
+    backward(false, false);
+    return std::max({relative_error(backward(true, false).input, pullback.input),
+                     relative_error(backward(false, true).parameters, pullback.parameters),
+                     relative_error(tangent(true, true), input_tangent + parameter_tangent),
+                     relative_error(tangent(false, false), Matrix<S>::Zero(y_.rows(), y_.cols()))});
+  }
+
+  double repeatability() {
+    const Mode evaluation{.training = false, .tracking = false};
+    const Matrix<S> one = x_.col(0);
+    AnyScratch used;
+    forward(x_, used);
+    return std::max({relative_error(forward_anew(x_), y_),
+                     relative_error(forward(one, used, evaluation), forward_anew(one, evaluation)),
+                     relative_error(forward(x_, used, evaluation), forward_anew(x_, evaluation))});
+  }
+
+  /// The gradient of [W b] is the sum over columns of g [a; 1]^T, in every leaf with curvature.
+  std::optional<double> kronecker() {
+    std::optional<double> worst;
+    Index offset = 0;
+    for (LayerView<S>& leaf : views_) {
+      if (leaf.kronecker) {
+        AnnouncementKeeper<S> keeper;
+        leaf.hooks->attach(keeper);
+        forward(x_, scratch_);
+        const Vector<S> gradient =
+            backward(false, true).parameters.segment(offset, leaf.parameters.size());
+        worst =
+            std::max(worst.value_or(0), relative_error(rebuilt(*leaf.kronecker, keeper), gradient));
+      }
+      offset += leaf.parameters.size();
+    }
+    return worst;
+  }
+
+  /// Empty, which equals no gradient, if the announcements do not fit the structure.
+  Vector<S> rebuilt(const KroneckerStructure& sizes, const AnnouncementKeeper<S>& kept) const {
+    if (kept.inputs.size() != 1 || kept.gradients.size() != 1) return {};
+    const Matrix<S>& inputs = kept.inputs.front();
+    const Matrix<S>& gradients = kept.gradients.front();
+    if (inputs.rows() != sizes.groups * sizes.inputs ||
+        gradients.rows() != sizes.groups * sizes.outputs || inputs.cols() != gradients.cols() ||
+        inputs.cols() % x_.cols() != 0)
+      return {};
+    Vector<S> result(sizes.groups * sizes.outputs * sizes.columns());
+    for (Index group = 0; group < sizes.groups; ++group) {
+      const Matrix<S> g = gradients.middleRows(group * sizes.outputs, sizes.outputs);
+      MatrixMap<S> block(result.data() + group * sizes.outputs * sizes.columns(), sizes.outputs,
+                         sizes.columns());
+      // Small, so not worth compiling a matrix product for.
+      block.leftCols(sizes.inputs) =
+          g.lazyProduct(inputs.middleRows(group * sizes.inputs, sizes.inputs).transpose());
+      if (sizes.bias) block.col(sizes.inputs) = g.rowwise().sum();
+    }
+    return result;
+  }
+
+  AnyLayer<S> layer_;
+  Shape shape_;
+  Shape output_shape_;
+  Matrix<S> x_;
+  Matrix<S> y_;
+  Matrix<S> cotangent_;
+  Matrix<S> input_direction_;
+  Vector<S> parameter_direction_;
+  Vector<S> unused_gradient_;
+  std::vector<LayerView<S>> views_;
+  AnyScratch scratch_;
+};
+
+}  // namespace detail
+
+/// Checks that `layer` is what the Layer concept says, at the batch `x` (`shape.size() x
+/// examples`): its gradients and tangents against central differences and each other, requests for
+/// some results only, and what it announces. Also for containers. Give a layer with kinks an `x`
+/// away from them. \throws what the layer throws for `shape`
+template <Layer L>
+LayerCheck check_layer(L layer, const Shape& shape, const Matrix<typename L::Scalar>& x, Rng& rng) {
+  using S = typename L::Scalar;
+  return detail::LayerBattery<S>(AnyLayer<S>(std::move(layer)), shape, x, rng).run();
+}
+
+/// The same at `batch` random examples. Their entries are distinct, none is zero, and they are as
+/// far apart as they can be in [-2, 2], so that differences do not cross a kink of ReLU or
+/// MaxPool2d.
+template <Layer L>
+LayerCheck check_layer(L layer, const Shape& shape, Index batch, Rng& rng) {
+  using S = typename L::Scalar;
+  const Index size = shape.size() * batch;
+  Vector<S> entries(size);
+  for (Index i = 0; i < size; ++i)
+    entries[i] =
+        static_cast<S>(4 * (static_cast<double>(i) + 0.25) / static_cast<double>(size) - 2);
+  rng.shuffle(entries);
+  return check_layer(std::move(layer), shape, Matrix<S>(entries.reshaped(shape.size(), batch)),
+                     rng);
+}
+
+}  // namespace kfac::testing

@@ -1,0 +1,57 @@
+#include "support/catch.hpp"
+#include "support/networks.hpp"
+
+#include <Eigen/LU>
+
+#include <kfac/nn/conv2d.hpp>
+#include <kfac/nn/flatten.hpp>
+
+using namespace kfac;
+using namespace kfac::test;
+
+TEST_CASE("Preconditioner: each group of a convolution has a block of its own") {
+  Rng rng(10);
+  Sequential model{
+      Unflatten<double>({4, 3, 3}),
+      Conv2d<double>({.in_channels = 4, .out_channels = 6, .kernel_size = {2, 2}, .groups = 2},
+                     rng),
+      Flatten<double>{}, Linear<double>(24, 3, rng)};
+  Preconditioner preconditioner(model, {.damping = 0.1, .inverse_every = 1});
+  const auto& blocks = preconditioner.layers()[0]->blocks();
+  REQUIRE(blocks.size() == 2);
+  struct Recorder : Observer<double> {
+    Matrix<double> input, gradient;
+    void on_input(const std::string&, const SharedBatch<double>& batch) override {
+      input = batch.matrix();
+    }
+    void on_output_gradient(const std::string&, const SharedBatch<double>& batch) override {
+      gradient = batch.matrix();
+    }
+  } recorder;
+  model.layers()[1].hooks->attach(recorder);
+  const SoftmaxCrossEntropy<double> loss;
+  const Matrix<double> x = random_matrix(36, 5, rng);
+  model.backward(loss.gradient(model.forward(x), random_labels(3, 5, rng)));
+  const Vector<double> raw = model.gradient();
+  REQUIRE(preconditioner.step().ok());
+  for (Index group = 0; group < 2; ++group) {
+    Matrix<double> patches(9, recorder.input.cols());
+    patches << recorder.input.middleRows(8 * group, 8),
+        Matrix<double>::Ones(1, recorder.input.cols());
+    const Matrix<double> gradients = recorder.gradient.middleRows(3 * group, 3);
+    const Matrix<double> a = patches * patches.transpose() / (5.0 * 4.0);
+    const Matrix<double> g = 5 * gradients * gradients.transpose();
+    const auto& block = blocks[static_cast<std::size_t>(group)];
+    CHECK(relative_error(block.input_factor(), a) < 1e-12);
+    CHECK(relative_error(block.output_gradient_factor(), g) < 1e-12);
+
+    const double pi = std::sqrt((a.trace() / 9) / (g.trace() / 3));
+    const double root = std::sqrt(0.1);
+    const Matrix<double> damped = linalg::kronecker_product<double>(
+        a + pi * root * Matrix<double>::Identity(9, 9),
+        g + root / pi * Matrix<double>::Identity(3, 3));
+    const Vector<double> expected =
+        damped.partialPivLu().solve(Vector<double>(raw.segment(27 * group, 27)));
+    CHECK(relative_error(model.gradient().segment(27 * group, 27), expected) < 1e-10);
+  }
+}

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <kfac/core/random.hpp>
+#include <kfac/nn/layer.hpp>
+#include <kfac/testing/layer_battery.hpp>
+
+#include "support/catch.hpp"
+
+namespace kfac::test {
+
+template <RealScalar S>
+Matrix<S> normal(Index rows, Index columns, Rng& rng) {
+  Matrix<S> values(rows, columns);
+  rng.fill_normal(values);
+  return values;
+}
+
+/// A random number from low to high, both included.
+inline Index between(Index low, Index high, Rng& rng) {
+  return low + rng.below(high - low + 1);
+}
+
+template <class A, class B>
+double error_of(const Eigen::MatrixBase<A>& actual, const Eigen::MatrixBase<B>& expected) {
+  return testing::detail::relative_error(actual, expected);
+}
+
+/// Runs the battery in double and requires it to pass.
+template <Layer L>
+testing::LayerCheck require_battery(const L& layer, const Shape& shape, Index batch, Rng& rng) {
+  const testing::LayerCheck check = testing::check_layer(layer, shape, batch, rng);
+  INFO("input " << shape.to_string() << ", batch " << batch << '\n' << check.report());
+  REQUIRE(check.passes(1e-7));
+  return check;
+}
+
+}  // namespace kfac::test

@@ -1,0 +1,335 @@
+#include "support/catch.hpp"
+#include "support/networks.hpp"
+
+#include <limits>
+
+#include <kfac/curvature/ggn.hpp>
+#include <kfac/linalg/spectral_inverse.hpp>
+
+using namespace kfac;
+using namespace kfac::test;
+
+namespace {
+
+auto network(Rng& rng) {
+  return Sequential{Linear<double>(4, 5, rng), Tanh<double>{}, Linear<double>(5, 3, rng)};
+}
+
+template <class Model>
+Vector<double> parameters(Model& model) {
+  Vector<double> flat(model.parameter_count());
+  Index offset = 0;
+  for (const auto& layer : model.layers()) {
+    flat.segment(offset, layer.parameters.size()) = layer.parameters;
+    offset += layer.parameters.size();
+  }
+  return flat;
+}
+
+struct Examples {
+  Matrix<double> x;
+  Labels y;
+};
+
+Examples random_examples(Rng& rng, Index size = 7) {
+  return {random_matrix(4, size, rng), random_labels(3, size, rng)};
+}
+
+/// Where the parameters are after three steps.
+Vector<double> trajectory(KfacOptions<double> options, Reduction reduction = Reduction::Mean,
+                          int repeat_batch = 1) {
+  Rng rng(21);
+  auto model = network(rng);
+  const SoftmaxCrossEntropy<double> loss({.reduction = reduction});
+  KfacOptimizer optimizer(model, loss, options);
+  for (int step = 0; step < 3; ++step) {
+    const Examples batch = random_examples(rng);
+    const Matrix<double> x = batch.x.replicate(1, repeat_batch);
+    const Labels y = batch.y.replicate(repeat_batch, 1);
+    REQUIRE(optimizer.step(x, y).ok());
+  }
+  return parameters(model);
+}
+
+}  // namespace
+
+TEST_CASE("KfacOptimizer: in lock-step with dense algebra on the exact GGN of a linear network") {
+  // Type-2 K-FAC is the GGN block here, so a whole optimizer is checked against dense solves.
+  Rng rng(1);
+  Sequential model{Linear<double>(3, 4, rng), Linear<double>(4, 2, rng)};
+  const MeanSquaredError<double> loss;
+  constexpr double kRate = 0.7, kMomentum = 0.5, kDamping = 0.05, kDecay = 0.01, kClip = 0.02;
+  KfacOptimizer optimizer(model, loss,
+                          {.learning_rate = kRate,
+                           .momentum = kMomentum,
+                           .damping = kDamping,
+                           .inverse_every = 1,
+                           .factor_decay = 0.0,  // only the fresh factors, as the exact blocks are
+                           .kl_clip = kClip,
+                           .weight_decay = kDecay},
+                          SpectralInverse<double>{});
+  Vector<double> theta = parameters(model);
+  Vector<double> previous = Vector<double>::Zero(theta.size());
+  bool clipped = false, unclipped = false;
+  for (int step = 0; step < 8; ++step) {
+    const Matrix<double> x = random_matrix(3, 6, rng);
+    const Matrix<double> y = random_matrix(2, 6, rng);
+    Ggn ggn(model, loss, x);
+    const Matrix<double> exact = ggn.dense();
+    const Vector<double> g =
+        ggn.jacobian_transposed_product(loss.gradient(ggn.outputs(), y)) + kDecay * theta;
+    Vector<double> v(g.size());
+    for (const auto& [offset, size] : {std::pair<Index, Index>{0, 16}, {16, 10}}) {
+      Matrix<double> block = exact.block(offset, offset, size, size);
+      block.diagonal().array() += kDamping + kDecay;
+      v.segment(offset, size) = block.llt().solve(g.segment(offset, size));
+    }
+    const double scale = std::min(1.0, std::sqrt(kClip / (kRate * kRate * v.dot(g))));
+    (scale < 1 ? clipped : unclipped) = true;
+    previous = kMomentum * previous - kRate * scale * v;
+    theta += previous;
+
+    const StepReport<double>& report = optimizer.step(x, y);
+    REQUIRE(report.ok());
+    CHECK(relative_error(parameters(model), theta) < 1e-10);
+    CHECK(std::abs(report.kl_scale - scale) < 1e-10);
+    CHECK(std::abs(report.gradient_norm - (g - kDecay * (theta - previous)).norm()) < 1e-10);
+    CHECK(std::abs(report.step_norm - previous.norm()) < 1e-10);
+    CHECK(std::abs(report.layer_step_norms[0] - previous.head(16).norm()) < 1e-10);
+    CHECK(std::abs(report.layer_step_norms[1] - previous.tail(10).norm()) < 1e-10);
+    CHECK(std::abs(report.loss - loss.value(ggn.outputs(), y)) < 1e-12);
+  }
+  CHECK(clipped);
+}
+
+TEST_CASE("KfacOptimizer: every option changes the result") {
+  const KfacOptions<double> base{.learning_rate = 0.3,
+                                 .momentum = 0.5,
+                                 .damping = 0.05,
+                                 .inverse_every = 1,
+                                 .kl_clip = 0,
+                                 .fisher = FisherType::MonteCarlo};
+  const Vector<double> reference = trajectory(base);
+  CHECK(trajectory(base) == reference);
+  const auto changed = [&](auto change) {
+    KfacOptions<double> options = base;
+    change(options);
+    return relative_error(trajectory(options), reference);
+  };
+  CHECK(changed([](auto& o) { o.learning_rate = 0.2; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.momentum = 0; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.damping = 0.1; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.pi = false; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.factor_every = 2; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.inverse_every = 2; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.factor_decay = 0.1; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.kl_clip = 1e-3; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.weight_decay = 0.1; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.fisher = FisherType::Type2; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.fisher = FisherType::Empirical; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.samples = 3; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.seed = 1; }) > 1e-3);
+}
+
+TEST_CASE("KfacOptimizer: doubling the batch by repetition leaves the trajectory as it is") {
+  for (const FisherType type : {FisherType::Type2, FisherType::Empirical}) {
+    const KfacOptions<double> options{.inverse_every = 1, .fisher = type};
+    CHECK(relative_error(trajectory(options, Reduction::Mean, 2), trajectory(options)) < 1e-10);
+  }
+}
+
+TEST_CASE("KfacOptimizer: mean or sum, with learning rate, damping and clip rescaled, are the same") {
+  for (const FisherType type : {FisherType::Type2, FisherType::MonteCarlo, FisherType::Empirical}) {
+    const KfacOptions<double> mean{.damping = 0.02, .inverse_every = 1, .fisher = type};
+    KfacOptions<double> sum = mean;
+    sum.damping *= 7;   // the curvature of a sum over 7 examples
+    sum.kl_clip *= 7;   // v is the same and g seven times as long
+    CHECK(relative_error(trajectory(sum, Reduction::Sum), trajectory(mean)) < 1e-10);
+  }
+}
+
+TEST_CASE("KfacOptimizer: a zero gradient gives a zero step") {
+  Rng rng(2);
+  Sequential model{Linear<double>(3, 4, rng), Linear<double>(4, 2, rng)};
+  const MeanSquaredError<double> loss;
+  KfacOptimizer optimizer(model, loss, {});
+  const Matrix<double> x = random_matrix(3, 6, rng);
+  const Matrix<double> y = model.forward(x);
+  const Vector<double> before = parameters(model);
+  const StepReport<double>& report = optimizer.step(x, y);
+  CHECK(report.ok());
+  CHECK(report.loss == 0);
+  CHECK(report.step_norm == 0);
+  CHECK(parameters(model) == before);
+}
+
+TEST_CASE("KfacOptimizer: a dead layer is survived") {
+  Rng rng(3);
+  Sequential model{Linear<double>(4, 5, rng), ReLU<double>{}, Linear<double>(5, 3, rng)};
+  auto layers = model.layers();
+  layers[0].parameters.tail(5).setConstant(-100);  // no unit is ever active
+  const SoftmaxCrossEntropy<double> loss;
+  KfacOptimizer optimizer(model, loss, {});
+  for (int step = 0; step < 20; ++step) {
+    const Examples batch = random_examples(rng);
+    const StepReport<double>& report = optimizer.step(batch.x, batch.y);
+    REQUIRE(report.ok());
+    CHECK(report.layer_step_norms[0] == 0);
+    CHECK(report.layer_step_norms[2] > 0);
+  }
+  CHECK(parameters(model).allFinite());
+}
+
+TEST_CASE("KfacOptimizer: bad input throws and leaves parameters and state bit-identical") {
+  Rng rng(4);
+  auto model = network(rng);
+  auto twin = model;
+  const SoftmaxCrossEntropy<double> loss;
+  KfacOptimizer optimizer(model, loss, {});
+  KfacOptimizer undisturbed(twin, loss, {});
+  const Examples good = random_examples(rng);
+  optimizer.step(good.x, good.y);
+  undisturbed.step(good.x, good.y);
+
+  using Catch::Matchers::Message;
+  CHECK_THROWS_MATCHES(optimizer.step(random_matrix(5, 7, rng), good.y), ShapeError,
+                       Message("kfac::Linear: 'input' has shape 5, expected 4 features on the last "
+                               "axis (layer '0')"));
+  CHECK_THROWS_MATCHES(optimizer.step(Matrix<double>(4, 0), Labels(0)), ShapeError,
+                       Message("kfac::Network::forward: 'x' is an empty batch"));
+  CHECK_THROWS_MATCHES(
+      optimizer.step(good.x, random_labels(3, 6, rng)), ShapeError,
+      Message("kfac::SoftmaxCrossEntropy: 'targets' has 6 labels, expected 7"));
+  Labels labels = good.y;
+  labels(3) = 3;
+  CHECK_THROWS_MATCHES(
+      optimizer.step(good.x, labels), ValueError,
+      Message("kfac::SoftmaxCrossEntropy: 'targets' has label 3 at 3, expected 0 to 2"));
+  Matrix<double> x = good.x;
+  x(1, 2) = std::numeric_limits<double>::infinity();
+  CHECK_THROWS_MATCHES(optimizer.step(x, good.y), ValueError,
+                       Message("kfac::Network::forward: 'x' is inf at (1, 2), expected finite "
+                               "numbers"));
+
+  for (int step = 0; step < 12; ++step) {
+    const Examples batch = random_examples(rng, 3 + step);
+    optimizer.step(batch.x, batch.y);
+    undisturbed.step(batch.x, batch.y);
+    REQUIRE(parameters(model) == parameters(twin));
+  }
+}
+
+TEST_CASE("KfacOptimizer: numbers that go wrong are a status that names the layer; nothing moves") {
+  Rng rng(5);
+  auto model = network(rng);
+  const SoftmaxCrossEntropy<double> loss;
+  KfacOptimizer optimizer(model, loss, {.inverse_every = 1});
+  const Examples batch = random_examples(rng);
+  REQUIRE(optimizer.step(batch.x, batch.y).ok());
+
+  SECTION("a loss that is not finite") {
+    model.layers()[2].parameters(0) = std::numeric_limits<double>::infinity();
+    const Vector<double> before = parameters(model);
+    const StepReport<double>& report = optimizer.step(batch.x, batch.y);
+    CHECK(report.status == StepStatus::NonFiniteLoss);
+    CHECK(std::string(describe(report.status)) == "the loss is not finite");
+    CHECK(report.step_norm == 0);
+    CHECK((parameters(model).array() == before.array()).all());
+  }
+  SECTION("a factor that overflows, and the good step after it") {
+    auto twin = model;
+    Matrix<double> large = batch.x;
+    large(0, 0) = 1e200;  // finite, but its square is not
+    const Vector<double> before = parameters(model);
+    const StepReport<double>& report = optimizer.step(large, batch.y);
+    CHECK(report.status == StepStatus::NonFiniteFactor);
+    CHECK(report.layer == "0");
+    CHECK(parameters(model) == before);
+    CHECK(optimizer.step(batch.x, batch.y).ok());
+  }
+}
+
+TEST_CASE("KfacOptimizer: a factor that is not positive definite in float is a status") {
+  Rng rng(6);
+  Sequential model{Linear<float>(6, 3, rng)};
+  const MeanSquaredError<float> loss;
+  KfacOptimizer optimizer(model, loss, {.damping = 1e-30f, .inverse_every = 1});
+  Matrix<float> x(6, 2);
+  rng.fill_normal(x);
+  x *= 1e4f;
+  Matrix<float> y(3, 2);
+  rng.fill_normal(y);
+  const Vector<float> before = model.layers()[0].parameters;
+  const StepReport<float>& report = optimizer.step(x, y);
+  CHECK(report.status == StepStatus::FactorizationFailed);
+  CHECK(report.layer == "0");
+  CHECK(Vector<float>(model.layers()[0].parameters) == before);
+}
+
+TEST_CASE("KfacOptimizer: without damping a singular factor throws and leaves all as it was") {
+  Rng rng(7);
+  auto model = network(rng);
+  auto twin = model;
+  const SoftmaxCrossEntropy<double> loss;
+  KfacOptimizer optimizer(model, loss, {.damping = 0, .inverse_every = 1});
+  const Examples batch = random_examples(rng);
+  const Vector<double> before = parameters(model);
+  CHECK_THROWS_AS(optimizer.step(batch.x, batch.y), SingularError);
+  CHECK(parameters(model) == before);
+  CHECK(optimizer.preconditioner().layers()[0]->blocks()[0].input_factor().isZero());
+}
+
+TEST_CASE("KfacOptimizer: options out of range are named") {
+  Rng rng(8);
+  auto model = network(rng);
+  const SoftmaxCrossEntropy<double> loss;
+  const auto make = [&](KfacOptions<double> options) { KfacOptimizer(model, loss, options); };
+  CHECK_THROWS_MATCHES(
+      make({.learning_rate = 0}), OptionError,
+      Catch::Matchers::Message(
+          "kfac::KfacOptimizer: 'learning_rate' is 0.000000, expected > 0 and finite"));
+  CHECK_THROWS_AS(make({.momentum = 1}), OptionError);
+  CHECK_THROWS_AS(make({.damping = -1}), OptionError);
+  CHECK_THROWS_AS(make({.damping = std::numeric_limits<double>::quiet_NaN()}), OptionError);
+  CHECK_THROWS_AS(make({.factor_every = 0}), OptionError);
+  CHECK_THROWS_AS(make({.inverse_every = 0}), OptionError);
+  CHECK_THROWS_AS(make({.factor_decay = 1}), OptionError);
+  CHECK_THROWS_AS(make({.kl_clip = -1}), OptionError);
+  CHECK_THROWS_AS(make({.weight_decay = -1}), OptionError);
+  CHECK_THROWS_AS(make({.samples = 0}), OptionError);
+}
+
+TEST_CASE("KfacOptimizer: the learning rate and the damping can be scheduled") {
+  Rng rng(9);
+  auto model = network(rng);
+  const SoftmaxCrossEntropy<double> loss;
+  KfacOptimizer optimizer(model, loss, {.momentum = 0, .inverse_every = 1, .kl_clip = 0});
+  const Examples batch = random_examples(rng);
+  const auto step_norm = [&] {
+    const Vector<double> before = parameters(model);
+    const double norm = optimizer.step(batch.x, batch.y).step_norm;
+    Index offset = 0;
+    for (auto& layer : model.layers()) {
+      layer.parameters = before.segment(offset, layer.parameters.size());
+      offset += layer.parameters.size();
+    }
+    return norm;
+  };
+  const double first = step_norm();
+  optimizer.set_learning_rate(0.01);
+  CHECK(std::abs(step_norm() - 0.1 * first) < 1e-10 * first);
+  optimizer.set_damping(100.0);
+  CHECK(step_norm() < 0.01 * 0.1 * first);
+  CHECK_THROWS_AS(optimizer.set_learning_rate(0.0), OptionError);
+  CHECK_THROWS_AS(optimizer.set_damping(-1.0), OptionError);
+}
+
+TEST_CASE("KfacOptimizer: the summary says how each layer is stepped") {
+  Rng rng(10);
+  auto model = network(rng);
+  const SoftmaxCrossEntropy<double> loss;
+  const KfacOptimizer optimizer(model, loss);
+  CHECK(optimizer.summary() ==
+        "0  Linear  25 parameters  K-FAC: A 5x5, G 5x5\n"
+        "2  Linear  18 parameters  K-FAC: A 6x6, G 3x3\n");
+}

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include <kfac/kfac.hpp>
+#include <kfac/linalg/kronecker.hpp>
+
+/// What the curvature tests share: random data, and exact matrices from the dense Jacobian alone.
+namespace kfac::test {
+
+template <RealScalar S = double>
+Matrix<S> random_matrix(Index rows, Index columns, Rng& rng) {
+  Matrix<S> result(rows, columns);
+  rng.fill_normal(result);
+  return result;
+}
+
+inline Labels random_labels(Index classes, Index count, Rng& rng) {
+  Labels labels(count);
+  for (Index i = 0; i < count; ++i) labels(i) = static_cast<int>(rng.below(classes));
+  return labels;
+}
+
+/// |actual - expected| relative to the norm of what is expected.
+template <class Actual, class Expected>
+double relative_error(const Eigen::MatrixBase<Actual>& actual,
+                      const Eigen::MatrixBase<Expected>& expected) {
+  const double scale = static_cast<double>(expected.norm());
+  const double error = static_cast<double>((actual - expected).norm());
+  return scale > 0 ? error / scale : error;
+}
+
+/// R sum_n sum_v (J_n^T v_n)(J_n^T v_n)^T, where each of `vectors` holds a v_n in column n.
+template <class Operator>
+Matrix<double> outer_products(Operator& ggn, const std::vector<Matrix<double>>& vectors, double r) {
+  const Matrix<double> jacobian = ggn.jacobian();
+  Matrix<double> sum = Matrix<double>::Zero(ggn.cols(), ggn.cols());
+  for (const Matrix<double>& v : vectors)
+    for (Index n = 0; n < v.cols(); ++n) {
+      const Vector<double> gradient =
+          jacobian.middleRows(n * v.rows(), v.rows()).transpose() * v.col(n);
+      sum += r * gradient * gradient.transpose();
+    }
+  return sum;
+}
+
+/// The diagonal block of a whole-network matrix that belongs to the layers' i-th leaf.
+template <class Model>
+Matrix<double> diagonal_block(const Matrix<double>& full, Model& model, std::size_t i) {
+  Index offset = 0;
+  const std::vector<LayerView<double>> layers = model.layers();
+  for (std::size_t k = 0; k < i; ++k) offset += layers[k].parameters.size();
+  const Index size = layers[i].parameters.size();
+  return full.block(offset, offset, size, size);
+}
+
+/// A (x) G of a block, dense.
+template <class Block>
+Matrix<double> dense(const Block& block) {
+  return linalg::kronecker_product<double>(block.input_factor(), block.output_gradient_factor());
+}
+
+/// The Kronecker blocks of every layer with curvature, fed with one batch.
+template <class Model, class LossType>
+class Estimate {
+ public:
+  Estimate(Model& model, const LossType& loss, const Matrix<double>& x,
+           const typename LossType::Targets& y, FisherType type, Index samples = 1,
+           std::uint64_t seed = 0)
+      : preconditioner_(model, PreconditionerOptions<double>{}) {
+    using What = Collection<double>::What;
+    Rng rng(seed);
+    Buffer<double> scratch;
+    const ConstMatrixMap<double> outputs = model.forward(x);
+    const double r = loss.scale(outputs.rows(), outputs.cols());
+    propagate_fisher_vectors(type, samples, model, loss, outputs, preconditioner_, rng, scratch);
+    if (type == FisherType::Empirical) {
+      preconditioner_.collect({What::Vectors, 1 / (r * r)});
+      model.backward(loss.gradient(outputs, y));
+    }
+    preconditioner_.update(1.0, r * static_cast<double>(x.cols()));
+  }
+
+  const auto& block(std::size_t i, std::size_t group = 0) const {
+    return preconditioner_.layers()[i]->blocks()[group];
+  }
+  std::size_t size() const { return preconditioner_.layers().size(); }
+
+ private:
+  Preconditioner<double> preconditioner_;
+};
+
+}  // namespace kfac::test

@@ -36,7 +36,9 @@ class TemporaryFolder {
   std::filesystem::path path_;
 };
 
+/// Writes a new file; truncating an old one instead makes some file systems wait for the disk.
 inline void write_bytes(const std::filesystem::path& path, const std::string& bytes) {
+  std::filesystem::remove(path);
   std::ofstream(path, std::ios::binary) << bytes;
 }
 

@@ -15,8 +15,8 @@ namespace kfac {
 /// A seeded random generator whose numbers, unlike those of `std::normal_distribution`, are the
 /// same with every standard library. Models `std::uniform_random_bit_generator`; 32 bytes of state,
 /// period 2^256 - 1.
-/// \source Blackman and Vigna, Scrambled linear pseudorandom number generators, 2021 (xoshiro256++);
-///         the seed is spread by splitmix64 (Steele, Lea and Flood, 2014).
+/// \source Blackman and Vigna, Scrambled linear pseudorandom number generators, 2021, for
+///         xoshiro256++; the seed is spread by splitmix64 (Steele, Lea and Flood, 2014).
 class Rng {
  public:
   using result_type = std::uint64_t;
@@ -65,12 +65,13 @@ class Rng {
     return static_cast<Index>(draw % range);
   }
 
-  /// A random permutation in place (Fisher and Yates).
+  /// Permutes a vector in place, any order being as likely (Fisher and Yates).
   template <class Vector>
   void shuffle(Vector& values) {
+    const auto first = values.begin();
     for (Index last = static_cast<Index>(values.size()) - 1; last > 0; --last) {
       using std::swap;
-      swap(values[last], values[below(last + 1)]);
+      swap(first[last], first[below(last + 1)]);
     }
   }
 

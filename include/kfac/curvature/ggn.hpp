@@ -22,11 +22,14 @@ class Ggn {
  public:
   using Scalar = typename Model::Scalar;
 
-  /// `x` is `features x examples`. \throws ShapeError, ValueError as `model.forward`
+  /// `x` is `features x examples`; `shape` that of one example, `{features}` where it is not given.
+  /// \throws ShapeError, ValueError as `model.forward`
   Ggn(const Model& model, const LossType& loss, const ConstMatrixRef<Scalar>& x)
+      : Ggn(model, loss, x, Shape{x.rows()}) {}
+  Ggn(const Model& model, const LossType& loss, const ConstMatrixRef<Scalar>& x, const Shape& shape)
       : model_(model), loss_(loss), workspace_(model.make_workspace()) {
     workspace_.mode = {false, false};
-    outputs_ = model_.forward(x, workspace_);
+    outputs_ = model_.forward(x, shape, workspace_);
     curved_.resize(outputs_.rows(), outputs_.cols());
   }
 

@@ -593,20 +593,19 @@ class SafeTensorsReader {
     const nlohmann::json& offsets = field("data_offsets");
     if (!shape.is_array() || !std::all_of(shape.begin(), shape.end(), is_size))
       fail(name, "shape " + json_text(shape) + ", expected a list of integers of at least 0");
-    if (!offsets.is_array() || offsets.size() != 2 ||
-        !std::all_of(offsets.begin(), offsets.end(), is_size) || offsets[0] > offsets[1])
-      fail(name, "data_offsets " + json_text(offsets) + ", expected [begin, end]");
+    const bool two_sizes = offsets.is_array() && offsets.size() == 2 &&
+                           std::all_of(offsets.begin(), offsets.end(), is_size);
+    const std::uint64_t begin = two_sizes ? offsets[0].get<std::uint64_t>() : 1;
+    const std::uint64_t end = two_sizes ? offsets[1].get<std::uint64_t>() : 0;
+    if (begin > end) fail(name, "data_offsets " + json_text(offsets) + ", expected [begin, end]");
 
     const auto type = static_cast<ElementType>(known - kElementTypes.begin());
-    Entry result{name,
-                 {type, shape.get<std::vector<Index>>(), {}},
-                 offsets[0].get<std::uint64_t>(),
-                 offsets[1].get<std::uint64_t>()};
+    Entry result{name, {type, shape.get<std::vector<Index>>(), {}}, begin, end};
     const std::optional<std::size_t> count = element_count(result.tensor.shape, known->bytes);
     if (!count)
       fail(name, "shape " + json_text(shape) + ", expected at most " +
                      std::to_string(std::numeric_limits<Index>::max()) + " bytes");
-    if (result.end - result.begin != *count * known->bytes)
+    if (end - begin != *count * known->bytes)
       fail(name, "data_offsets " + json_text(offsets) + ", expected " +
                      std::to_string(*count * known->bytes) + " bytes for shape " +
                      json_text(shape) + " of " + std::string(known->name));
@@ -641,7 +640,7 @@ class SafeTensorsReader {
 /// Reads a whole safetensors file into memory.
 ///
 /// Element types are BOOL, U8, I8, U16, I16, U32, I32, I64, F16, BF16, F32 and F64.
-/// 	hrows FileError  naming the file, and the tensor where there is one, if the file cannot be
+/// \throws FileError  naming the file, and the tensor where there is one, if the file cannot be
 ///         read, its header is not what the format asks for, an element type is another, a name
 ///         comes twice, or the tensors do not cover the data exactly.
 inline SafeTensors read_safetensors(const std::filesystem::path& path) {
@@ -652,7 +651,7 @@ inline SafeTensors read_safetensors(const std::filesystem::path& path) {
 ///
 /// The file is written beside `path` under the same name with `.partial` appended and renamed when
 /// complete, so that a failure leaves an earlier file as it was.
-/// 	hrows FileError  naming the file, if it cannot be written.
+/// \throws FileError  naming the file, if it cannot be written.
 inline void write_safetensors(const std::filesystem::path& path, const SafeTensors& tensors) {
   const auto fail = [&path](const std::string& problem) {
     raise<FileError>("kfac::io::write_safetensors: '" + path.string() + "' " + problem);

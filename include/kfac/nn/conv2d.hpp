@@ -33,7 +33,8 @@ struct Conv2dOptions {
 /// It is a linear map of patches. Parameters, for each group: "weight", `out_channels/groups x
 /// in_channels/groups*k1*k2` with columns in the order (channel, kernel row, kernel column), and
 /// "bias", `out_channels/groups`; uniform in +-1/sqrt(columns of the weight) like PyTorch's
-/// default. PyTorch's kernel `[out, in, k1, k2]` is that weight row-major. \source MATH.md sec. 1;
+/// default. PyTorch's kernel `[out, in, k1, k2]` is that weight row-major.
+/// \source
 /// Grosse and Martens, A Kronecker-factored approximate Fisher matrix for
 ///         convolution layers, 2016
 template <RealScalar S>

@@ -19,7 +19,9 @@ struct LinearOptions {
 template <RealScalar S, int In = Eigen::Dynamic, int Out = Eigen::Dynamic>
 class Linear {
   static constexpr int kMaxColumns = In == Eigen::Dynamic ? Eigen::Dynamic : In + 1;
-  using Weights = Eigen::Matrix<S, Out, Eigen::Dynamic, Eigen::ColMajor, Out, kMaxColumns>;
+  // Eigen wants matrices of one row, which have one order in memory, to be called row-major.
+  static constexpr int kOrder = Out == 1 ? Eigen::RowMajor : Eigen::ColMajor;
+  using Weights = Eigen::Matrix<S, Out, Eigen::Dynamic, kOrder, Out, kMaxColumns>;
 
  public:
   using Scalar = S;

@@ -47,8 +47,8 @@ class AdaptiveMoments {
   }
 
   /// Steps along the model's gradient, as the last backward pass (and whatever was done to the
-  /// gradient since) left it.
-  const StepReport<S>& step(S loss = std::numeric_limits<S>::quiet_NaN()) {
+  /// gradient since) left it. The loss, where it is given, is checked and reported.
+  const StepReport<S>& step(std::optional<S> loss = {}) {
     if (!step_.begin(loss)) return step_.report();
     const Options& o = options_;
     Vector<S>& delta = step_.delta();

@@ -90,7 +90,10 @@ class KfacOptimizer {
     const bool factor_due = preconditioner_.factor_due();
     const ConstMatrixMap<Scalar> outputs = model_.forward(x);
     const Scalar loss = loss_.value(outputs, y);
-    if (!std::isfinite(loss)) return fail(loss, StepStatus::NonFiniteLoss);
+    if (!std::isfinite(loss)) {
+      step_.begin(loss);
+      return step_.report();
+    }
     const Scalar factor = loss_.scale(outputs.rows(), outputs.cols());
 
     preconditioner_.discard();
@@ -172,18 +175,6 @@ class KfacOptimizer {
     if (!step_.finish()) return;
     previous_ = step_.delta();
     preconditioner_.advance();
-  }
-
-  const StepReport<Scalar>& fail(Scalar loss, StepStatus status) {
-    StepReport<Scalar>& report = step_.report();
-    report.status = status;
-    report.layer.clear();
-    report.loss = loss;
-    report.gradient_norm = std::numeric_limits<Scalar>::quiet_NaN();
-    report.step_norm = 0;
-    for (Scalar& norm : report.layer_step_norms) norm = 0;
-    report.kl_scale = 1;
-    return report;
   }
 
   template <class Change>

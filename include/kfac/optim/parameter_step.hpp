@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
+#include <optional>
 #include <vector>
 
 #include <kfac/nn/layer.hpp>
@@ -36,15 +38,20 @@ class ParameterStep {
     }
   }
 
-  /// Starts the report; a gradient that is not finite ends the step.
-  bool begin(S loss) {
+  /// Starts the report; a loss, where there is one, or a gradient that is not finite ends the step.
+  bool begin(std::optional<S> loss) {
     report_.status = StepStatus::Ok;
     report_.layer.clear();
-    report_.loss = loss;
-    report_.kl_scale = 1;
+    report_.loss = loss.value_or(std::numeric_limits<S>::quiet_NaN());
+    report_.gradient_norm = std::numeric_limits<S>::quiet_NaN();
     report_.step_norm = 0;
     for (S& norm : report_.layer_step_norms) norm = 0;
-    report_.gradient_norm = gradient_.norm();
+    report_.kl_scale = 1;
+    if (loss && !std::isfinite(*loss)) {
+      report_.status = StepStatus::NonFiniteLoss;
+      return false;
+    }
+    report_.gradient_norm = norm(gradient_);
     if (std::isfinite(report_.gradient_norm)) return true;
     return fail_at_first_non_finite(StepStatus::NonFiniteGradient, gradient_);
   }
@@ -60,20 +67,28 @@ class ParameterStep {
 
   /// Adds `delta()` to the parameters, unless it is not finite.
   bool finish() {
-    const S norm = delta_.norm();
-    if (!std::isfinite(norm)) return fail_at_first_non_finite(StepStatus::NonFiniteStep, delta_);
-    report_.step_norm = norm;
+    const S step_norm = norm(delta_);
+    if (!std::isfinite(step_norm))
+      return fail_at_first_non_finite(StepStatus::NonFiniteStep, delta_);
+    report_.step_norm = step_norm;
     std::size_t index = 0;
     for_each_layer([&](const LayerView<S>& layer, Index offset) {
       VectorMap<S> parameters = layer.parameters;
       const auto step = delta_.segment(offset, parameters.size());
       parameters += step;
-      report_.layer_step_norms[index++] = step.norm();
+      report_.layer_step_norms[index++] = norm(step);
     });
     return true;
   }
 
  private:
+  /// Also where the squares overflow and the norm does not.
+  template <class Flat>
+  static S norm(const Flat& flat) {
+    const S fast = flat.norm();
+    return std::isfinite(fast) ? fast : flat.stableNorm();
+  }
+
   template <class Flat>
   bool fail_at_first_non_finite(StepStatus status, const Flat& flat) {
     report_.status = status;

@@ -38,8 +38,8 @@ class Sgd {
         next_velocity_(velocity_) {}
 
   /// Steps along the model's gradient, as the last backward pass (and whatever was done to the
-  /// gradient since) left it.
-  const StepReport<S>& step(S loss = std::numeric_limits<S>::quiet_NaN()) {
+  /// gradient since) left it. The loss, where it is given, is checked and reported.
+  const StepReport<S>& step(std::optional<S> loss = {}) {
     if (!step_.begin(loss)) return step_.report();
     next_velocity_ = options_.momentum * velocity_ + step_.gradient();
     step_.add_parameters(options_.weight_decay, next_velocity_);

@@ -267,7 +267,7 @@ class LayerBattery {
         leaf.hooks->attach(keeper);
         forward(x_, scratch_);
         const Vector<S> gradient =
-            backward(false, true).parameters.segment(offset, leaf.parameters.size());
+            backward(true, true).parameters.segment(offset, leaf.parameters.size());
         worst =
             std::max(worst.value_or(0), relative_error(rebuilt(*leaf.kronecker, keeper), gradient));
       }

@@ -105,6 +105,7 @@ void train(Model& model, const Task<Loss>& task, const Comparison& comparison, k
       const kfac::StepReport<float>& report = step(x, y);
       if (!report.ok()) {
         run.stopped = "step " + std::to_string(now.step + 1) + ": " + describe(report.status);
+        if (!report.layer.empty()) run.stopped += " (layer '" + report.layer + "')";
         progress.advance(last_step - now.step);
         return;
       }

@@ -68,7 +68,8 @@ std::ostream& operator<<(std::ostream& out, const Table& table) {
 }
 
 std::string fixed(double value, int digits) {
-  return formatted(value, digits, true);
+  constexpr double kHuge = 1e5;
+  return formatted(value, digits, std::abs(value) < kHuge);
 }
 std::string significant(double value, int digits) {
   return formatted(value, digits, false);

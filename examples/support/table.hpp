@@ -28,7 +28,7 @@ class Table {
   std::vector<std::vector<std::string>> rows_{1};  ///< the first holds the columns' names
 };
 
-/// With `digits` after the point; the empty string for NaN.
+/// With `digits` after the point, unless it is huge; the empty string for NaN.
 std::string fixed(double value, int digits);
 /// With `digits` significant digits, in scientific notation where that is shorter.
 std::string significant(double value, int digits);

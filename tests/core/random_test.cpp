@@ -79,7 +79,7 @@ TEST_CASE("Rng: the recurrences of this test give the authors' published numbers
 }
 
 TEST_CASE("Rng: is xoshiro256++ seeded by splitmix64", "[core][exact]") {
-  std::uint64_t seed = GENERATE(0u, 1u, 42u, 0xffffffffffffffffu);
+  std::uint64_t seed = GENERATE(as<std::uint64_t>{}, 0u, 1u, 42u, 0xffffffffffffffffu);
   Rng rng(seed);
   Xoshiro256PlusPlus expected{};
   for (std::uint64_t& word : expected.s) word = splitmix64(seed);

@@ -177,7 +177,7 @@ TEST_CASE("BinaryCrossEntropy: misuse is named", "[loss][error]") {
     CHECK((into.array() == 7).all());
   };
   message_at(Matrix<double>(2, 0), Matrix<double>(2, 0),
-             "kfac::BinaryCrossEntropy: 'outputs' is an empty batch");
+             "kfac::BinaryCrossEntropy: 'outputs' has no entries, expected at least one example");
   message_at(f, Matrix<double>::Zero(2, 4),
              "kfac::BinaryCrossEntropy: 'targets' is 2x4, expected 2x3");
   Matrix<double> y = Matrix<double>::Constant(2, 3, 0.5);

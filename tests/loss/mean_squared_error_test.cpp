@@ -127,7 +127,7 @@ TEST_CASE("MeanSquaredError: misuse is named", "[loss][error]") {
     CHECK((into.array() == 7).all());
   };
   message_at(Matrix<double>(2, 0), Matrix<double>(2, 0),
-             "kfac::MeanSquaredError: 'outputs' is an empty batch");
+             "kfac::MeanSquaredError: 'outputs' has no entries, expected at least one example");
   message_at(f, Matrix<double>::Zero(2, 4),
              "kfac::MeanSquaredError: 'targets' is 2x4, expected 2x3");
   message_at(f, Matrix<double>::Zero(3, 2),

@@ -242,7 +242,7 @@ TEST_CASE("SoftmaxCrossEntropy: misuse is named", "[loss][error]") {
     CHECK((into.array() == 7).all());
   };
   message_at(Matrix<double>(10, 0), Labels(0),
-             "kfac::SoftmaxCrossEntropy: 'outputs' is an empty batch");
+             "kfac::SoftmaxCrossEntropy: 'outputs' has no entries, expected at least one example");
   message_at(f, labels_of({0, 1}), "kfac::SoftmaxCrossEntropy: 'targets' has 2 labels, expected 3");
   message_at(f, labels_of({0, 10, 2}),
              "kfac::SoftmaxCrossEntropy: 'targets' has label 10 at 1, expected 0 to 9");

@@ -143,7 +143,7 @@ TEST_CASE("Errors name what is wrong and leave outputs and gradient as they were
   broken(1, 2) = std::numeric_limits<double>::infinity();
 
   REQUIRE_THROWS_WITH(good.forward(Matrix<double>(3, 0)),
-                      "kfac::Network::forward: 'x' is an empty batch");
+                      "kfac::Network::forward: 'x' has 0 examples, expected at least 1");
   REQUIRE_THROWS_WITH(good.forward(Matrix<double>(0, 3)),
                       "kfac::Network::forward: 'x' has no rows");
   REQUIRE_THROWS_WITH(good.forward(x, {2, 3}),

@@ -37,7 +37,7 @@ TEST_CASE("Linear of compile-time sizes passes the layer battery", "[nn][gradien
 
 TEST_CASE("Linear may have a single output at compile time", "[nn][exact]") {
   Rng rng(5);
-  Sequential model(Linear<float, 2, 1>(rng));
+  Sequential model{Linear<float, 2, 1>(rng)};
   const Vector<float> parameters = model.layer<0>().parameters();
   const Matrix<float> x = normal<float>(2, 3, rng);
   REQUIRE(error_of(model.forward(x), parameters.head(2).transpose() * x +

@@ -75,7 +75,7 @@ class KroneckerBlock {
       static constexpr const char* kWhere = "kfac::KroneckerBlock::accumulate";
       const Index batch = activations.cols();
       if (batch == 0)
-        raise<ShapeError>(std::string(kWhere) + ": 'activations' is an empty batch");
+        raise<ShapeError>(std::string(kWhere) + ": 'activations' has 0 examples, expected at least 1");
       detail::check_shape(kWhere, "activations", activations.rows(), batch, inputs(), batch);
       detail::check_shape(kWhere, "output_gradients", output_gradients.rows(),
                           output_gradients.cols(), outputs(), batch);

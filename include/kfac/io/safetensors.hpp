@@ -538,7 +538,7 @@ class SafeTensorsReader {
       if (depth >= kDeepest) return false;
       if (event == json::parse_event_t::object_start) keys[depth].clear();
       if (event == json::parse_event_t::key) {
-        const std::string& key = parsed.get_ref<const std::string&>();
+        const auto& key = parsed.get_ref<const std::string&>();
         if (!keys[depth - 1].insert(key).second) duplicate = key;
       }
       return true;

@@ -57,7 +57,7 @@ class MatrixTargetLoss {
 
   static void check_targets(const char* where, const ConstMatrixRef<S>& outputs,
                             const TargetsRef& targets) {
-    if (outputs.size() == 0) raise<ShapeError>(std::string(where) + ": 'outputs' is an empty batch");
+    if (outputs.size() == 0) raise<ShapeError>(std::string(where) + ": 'outputs' has no entries, expected at least one example");
     check_shape(where, "targets", targets.rows(), targets.cols(), outputs.rows(), outputs.cols());
     check_finite(where, "targets", targets);
   }

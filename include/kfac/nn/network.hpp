@@ -53,7 +53,7 @@ class Network {
   ConstMatrixMap<S> forward(const ConstMatrixRef<S>& x, const Shape& shape,
                             Workspace& workspace) const {
     static constexpr const char* kWhere = "kfac::Network::forward";
-    if (x.cols() == 0) raise<ShapeError>("kfac::Network::forward: 'x' is an empty batch");
+    if (x.cols() == 0) raise<ShapeError>("kfac::Network::forward: 'x' has 0 examples, expected at least 1");
     detail::check_size(kWhere, "x", x.rows(), shape.size(), "rows");
     const Shape output_shape = derived().output_shape(shape);
     detail::check_finite(kWhere, "x", x);

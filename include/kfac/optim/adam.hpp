@@ -18,11 +18,11 @@ struct AdamOptions {
 
 template <RealScalar S>
 struct AdamWOptions {
-  S learning_rate = S(1e-3);    ///< > 0, finite
-  S beta1 = S(0.9);             ///< weight of the past in the mean gradient, in [0, 1)
-  S beta2 = S(0.999);           ///< the same for the mean square, in [0, 1)
-  S epsilon = S(1e-8);          ///< added to the root mean square; > 0
-  S weight_decay = S(0.01);     ///< >= 0; times learning rate and parameters is taken off them
+  S learning_rate = S(1e-3);  ///< > 0, finite
+  S beta1 = S(0.9);           ///< weight of the past in the mean gradient, in [0, 1)
+  S beta2 = S(0.999);         ///< the same for the mean square, in [0, 1)
+  S epsilon = S(1e-8);        ///< added to the root mean square; > 0
+  S weight_decay = S(0.01);   ///< >= 0; times learning rate and parameters is taken off them
 };
 
 namespace detail {
@@ -61,8 +61,7 @@ class AdaptiveMoments {
     const S correct_mean = S(1) - std::pow(o.beta1, count);
     const S correct_square = S(1) - std::pow(o.beta2, count);
     delta = (-o.learning_rate / correct_mean) *
-            (next_mean_.array() /
-             ((next_square_.array() / correct_square).sqrt() + o.epsilon))
+            (next_mean_.array() / ((next_square_.array() / correct_square).sqrt() + o.epsilon))
                 .matrix();
     if (kDecoupled) step_.add_parameters(-o.learning_rate * o.weight_decay, delta);
     if (step_.finish()) {

@@ -58,8 +58,8 @@ struct KfacOptions {
 ///     kfac::KfacOptimizer optimizer(model, loss, {.learning_rate = 0.5f, .damping = 1e-2f});
 ///     for (const auto& [x, y] : kfac::batches(train, 64, rng)) optimizer.step(x, y);
 ///
-/// One step: v = (F + (damping + weight_decay) I)^-1 (gradient + weight_decay parameters), scaled by
-/// min(1, sqrt(kl_clip / (learning_rate^2 v^T g))); change <- momentum change - learning_rate v.
+/// One step: v = (F + (damping + weight_decay) I)^-1 (gradient + weight_decay parameters), scaled
+/// by min(1, sqrt(kl_clip / (learning_rate^2 v^T g))); change <- momentum change - learning_rate v.
 /// Layers without curvature have v = g, a plain gradient step; `summary()` lists them. `Inverse` is
 /// `FactoredInverse` or, for damping that is exact, a `SpectralInverse` given as the last argument.
 /// Model and loss must outlive the optimizer, and the model must stay where it is.
@@ -71,8 +71,8 @@ class KfacOptimizer {
   using Options = KfacOptions<Scalar>;
 
   /// \throws OptionError
-  KfacOptimizer(Model& model, const LossType& loss, KfacOptions<typename Model::Scalar> options = {},
-                Inverse inverse = {})
+  KfacOptimizer(Model& model, const LossType& loss,
+                KfacOptions<typename Model::Scalar> options = {}, Inverse inverse = {})
       : model_(model),
         loss_(loss),
         options_((options.validate(), options)),

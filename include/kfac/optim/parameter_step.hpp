@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -45,7 +46,7 @@ class ParameterStep {
     report_.loss = loss.value_or(std::numeric_limits<S>::quiet_NaN());
     report_.gradient_norm = std::numeric_limits<S>::quiet_NaN();
     report_.step_norm = 0;
-    for (S& norm : report_.layer_step_norms) norm = 0;
+    std::ranges::fill(report_.layer_step_norms, S(0));
     report_.kl_scale = 1;
     if (loss && !std::isfinite(*loss)) {
       report_.status = StepStatus::NonFiniteLoss;

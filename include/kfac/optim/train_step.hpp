@@ -6,8 +6,9 @@
 
 namespace kfac {
 
-/// One step of a first-order optimizer (`Sgd`, `Adam`, `AdamW`) on a batch: forward, loss, backward,
-/// step. Nothing is announced to observers.
+/// One step of a first-order optimizer (`Sgd`, `Adam`, `AdamW`) on a batch: forward, loss,
+/// backward, step. Nothing is announced to observers.
+///
 /// \throws ShapeError or ValueError if the batch is empty, does not fit or is not finite
 template <class Model, Loss L, class Optimizer>
 const StepReport<typename L::Scalar>& train_step(Model& model, const L& loss, Optimizer& optimizer,

@@ -1,0 +1,25 @@
+// clang-format off: before Eigen
+#include "noalloc/training.hpp"
+// clang-format on
+
+#include <kfac/nn/activations.hpp>
+#include <kfac/nn/conv2d.hpp>
+#include <kfac/nn/flatten.hpp>
+#include <kfac/nn/linear.hpp>
+#include <kfac/nn/pooling.hpp>
+#include <kfac/nn/sequential.hpp>
+
+using kfac::Index;
+using namespace kfac::test;
+
+TEST_CASE("noalloc: warm training steps of a convolutional network", "[noalloc]") {
+  kfac::Rng rng(1);
+  constexpr Index kSide = 6;
+  check_training(
+      kfac::Sequential{
+          kfac::Unflatten<float>({2, kSide, kSide}),
+          kfac::Conv2d<float>({.in_channels = 2, .out_channels = 4, .padding = {1, 1}}, rng),
+          kfac::ReLU<float>{}, kfac::MaxPool2d<float>(kfac::Pool2dOptions{}),
+          kfac::Flatten<float>{}, kfac::Linear<float>(4 * kSide / 2 * kSide / 2, kOutputs, rng)},
+      2 * kSide * kSide);
+}

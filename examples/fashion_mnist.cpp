@@ -53,9 +53,15 @@ auto make_cnn(kfac::Rng& rng) {
 // The best of a grid for each optimizer, by the training loss after three epochs.
 
 Comparison mlp_defaults() {
-  return {.sgd = {.learning_rate = 0.1F, .momentum = 0.9F},
+  return {.sgd = {.learning_rate = 0.05F, .momentum = 0.9F},
           .adam = {.learning_rate = 1e-3F},
-          .kfac = {.learning_rate = 0.1F, .damping = 1e-2F, .inverse_every = 10},
+          .kfac = {.learning_rate = 1.0F,
+                   .momentum = 0.9F,
+                   .damping = 1e-3F,
+                   .factor_every = 5,
+                   .inverse_every = 25,
+                   .kl_clip = 1e-5F},
+          .fisher = "monte-carlo",
           .batch_size = 256,
           .epochs = 3,
           .evaluate_every = 235};
@@ -64,7 +70,13 @@ Comparison mlp_defaults() {
 Comparison cnn_defaults() {
   return {.sgd = {.learning_rate = 0.1F, .momentum = 0.9F},
           .adam = {.learning_rate = 1e-3F},
-          .kfac = {.learning_rate = 0.1F, .damping = 1e-2F, .inverse_every = 10},
+          .kfac = {.learning_rate = 1.0F,
+                   .momentum = 0.9F,
+                   .damping = 1e-3F,
+                   .factor_every = 10,
+                   .inverse_every = 50,
+                   .kl_clip = 1e-5F},
+          .fisher = "monte-carlo",
           .batch_size = 128,
           .epochs = 1,
           .evaluate_every = 100};

@@ -7,6 +7,7 @@
 #include <kfac/version.hpp>
 
 #include <kfac/curvature/fisher.hpp>
+#include <kfac/curvature/ggn.hpp>
 #include <kfac/curvature/kronecker_block.hpp>
 #include <kfac/curvature/preconditioner.hpp>
 #include <kfac/data/batches.hpp>
@@ -17,7 +18,13 @@
 #include <kfac/loss/mean_squared_error.hpp>
 #include <kfac/loss/softmax_cross_entropy.hpp>
 #include <kfac/nn/activations.hpp>
+#include <kfac/nn/any_layer.hpp>
+#include <kfac/nn/conv2d.hpp>
+#include <kfac/nn/dropout.hpp>
+#include <kfac/nn/dynamic_sequential.hpp>
+#include <kfac/nn/flatten.hpp>
 #include <kfac/nn/linear.hpp>
+#include <kfac/nn/pooling.hpp>
 #include <kfac/nn/residual.hpp>
 #include <kfac/nn/sequential.hpp>
 #include <kfac/optim/adam.hpp>

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <kfac/curvature/kronecker_block.hpp>
+#include <kfac/curvature/preconditioner.hpp>
 #include <kfac/nn/activations.hpp>
 #include <kfac/nn/linear.hpp>
 #include <kfac/nn/sequential.hpp>
@@ -27,8 +28,7 @@ TEST_CASE("noalloc: what this program counts", "[noalloc]") {
   CHECK(found.mallocs == (kfac::test::malloc_is_counted() ? 1 : 0));
 
   Matrix<float> matrix;
-  CHECK_THROWS_WITH(allocations_in([&] { matrix.resize(8, 8); }),
-                    Catch::Matchers::Contains("heap allocation is forbidden"));
+  CHECK_THROWS_AS(allocations_in([&] { matrix.resize(8, 8); }), std::logic_error);
   matrix.resize(8, 8);
   CHECK(allocations_in([&] { matrix.resize(4, 16); }) == Allocations{});
 }
@@ -54,6 +54,19 @@ TEST_CASE("noalloc: a warm KroneckerBlock", "[noalloc]") {
     block.precondition(weights, bias);
     block.precondition(rows, bias);
     block.precondition(augmented);
+  });
+}
+
+TEST_CASE("noalloc: a warm Preconditioner without damping", "[noalloc]") {
+  kfac::Rng rng(4);
+  kfac::Sequential model{kfac::Linear<float>(kInputs, kHidden, rng)};
+  kfac::Preconditioner preconditioner(model, {.damping = 0, .inverse_every = 2});
+  Matrix<float> gradients(kHidden, kLargestBatch);
+  check_warm(kInputs, [&](const Batch& batch) {
+    model.forward(batch.x);
+    rng.fill_normal(gradients);
+    model.backward(gradients.leftCols(batch.x.cols()));
+    if (!preconditioner.step().ok()) throw std::runtime_error("the step failed");
   });
 }
 

@@ -1,8 +1,5 @@
 #include <limits>
 
-#include <kfac/curvature/ggn.hpp>
-#include <kfac/linalg/spectral_inverse.hpp>
-
 #include "support/catch.hpp"
 #include "support/networks.hpp"
 
@@ -13,17 +10,6 @@ namespace {
 
 auto network(Rng& rng) {
   return Sequential{Linear<double>(4, 5, rng), Tanh<double>{}, Linear<double>(5, 3, rng)};
-}
-
-template <class Model>
-Vector<double> parameters(Model& model) {
-  Vector<double> flat(model.parameter_count());
-  Index offset = 0;
-  for (const auto& layer : model.layers()) {
-    flat.segment(offset, layer.parameters.size()) = layer.parameters;
-    offset += layer.parameters.size();
-  }
-  return flat;
 }
 
 struct Examples {
@@ -52,55 +38,6 @@ Vector<double> trajectory(KfacOptions<double> options, Reduction reduction = Red
 }
 
 }  // namespace
-
-TEST_CASE("KfacOptimizer: in lock-step with dense algebra on the exact GGN of a linear network") {
-  // Type-2 K-FAC is the GGN block here, so a whole optimizer is checked against dense solves.
-  Rng rng(1);
-  Sequential model{Linear<double>(3, 4, rng), Linear<double>(4, 2, rng)};
-  const MeanSquaredError<double> loss;
-  constexpr double kRate = 0.7, kMomentum = 0.5, kDamping = 0.05, kDecay = 0.01, kClip = 0.02;
-  KfacOptimizer optimizer(model, loss,
-                          {.learning_rate = kRate,
-                           .momentum = kMomentum,
-                           .damping = kDamping,
-                           .inverse_every = 1,
-                           .factor_decay = 0.0,  // only the fresh factors, as the exact blocks are
-                           .kl_clip = kClip,
-                           .weight_decay = kDecay},
-                          SpectralInverse<double>{});
-  Vector<double> theta = parameters(model);
-  Vector<double> previous = Vector<double>::Zero(theta.size());
-  bool clipped = false, unclipped = false;
-  for (int step = 0; step < 8; ++step) {
-    const Matrix<double> x = random_matrix(3, 6, rng);
-    const Matrix<double> y = random_matrix(2, 6, rng);
-    Ggn ggn(model, loss, x);
-    const Matrix<double> exact = ggn.dense();
-    const Vector<double> g =
-        ggn.jacobian_transposed_product(loss.gradient(ggn.outputs(), y)) + kDecay * theta;
-    Vector<double> v(g.size());
-    for (const auto& [offset, size] : {std::pair<Index, Index>{0, 16}, {16, 10}}) {
-      Matrix<double> block = exact.block(offset, offset, size, size);
-      block.diagonal().array() += kDamping + kDecay;
-      v.segment(offset, size) = block.llt().solve(g.segment(offset, size));
-    }
-    const double scale = std::min(1.0, std::sqrt(kClip / (kRate * kRate * v.dot(g))));
-    (scale < 1 ? clipped : unclipped) = true;
-    previous = kMomentum * previous - kRate * scale * v;
-    theta += previous;
-
-    const StepReport<double>& report = optimizer.step(x, y);
-    REQUIRE(report.ok());
-    CHECK(relative_error(parameters(model), theta) < 1e-10);
-    CHECK(std::abs(report.kl_scale - scale) < 1e-10);
-    CHECK(std::abs(report.gradient_norm - (g - kDecay * (theta - previous)).norm()) < 1e-10);
-    CHECK(std::abs(report.step_norm - previous.norm()) < 1e-10);
-    CHECK(std::abs(report.layer_step_norms[0] - previous.head(16).norm()) < 1e-10);
-    CHECK(std::abs(report.layer_step_norms[1] - previous.tail(10).norm()) < 1e-10);
-    CHECK(std::abs(report.loss - loss.value(ggn.outputs(), y)) < 1e-12);
-  }
-  CHECK(clipped);
-}
 
 TEST_CASE("KfacOptimizer: every option changes the result") {
   const KfacOptions<double> base{.learning_rate = 0.3,
@@ -249,21 +186,17 @@ TEST_CASE("KfacOptimizer: numbers that go wrong are a status that names the laye
   }
 }
 
-TEST_CASE("KfacOptimizer: a factor that is not positive definite in float is a status") {
+TEST_CASE("KfacOptimizer: a factor that is not positive definite in its precision is a status") {
   Rng rng(6);
-  Sequential model{Linear<float>(6, 3, rng)};
-  const MeanSquaredError<float> loss;
-  KfacOptimizer optimizer(model, loss, {.damping = 1e-30f, .inverse_every = 1});
-  Matrix<float> x(6, 2);
-  rng.fill_normal(x);
-  x *= 1e4f;
-  Matrix<float> y(3, 2);
-  rng.fill_normal(y);
-  const Vector<float> before = model.layers()[0].parameters;
-  const StepReport<float>& report = optimizer.step(x, y);
+  Sequential model{Linear<double>(4, 3, rng)};
+  const SoftmaxCrossEntropy<double> loss;
+  // A is all ones, and the damping is lost in the rounding of 1 + sqrt(damping).
+  KfacOptimizer optimizer(model, loss, {.damping = 1e-40, .inverse_every = 1});
+  const Vector<double> before = parameters(model);
+  const StepReport<double>& report = optimizer.step(Matrix<double>::Ones(4, 2), Labels::Zero(2));
   CHECK(report.status == StepStatus::FactorizationFailed);
   CHECK(report.layer == "0");
-  CHECK(Vector<float>(model.layers()[0].parameters) == before);
+  CHECK(parameters(model) == before);
 }
 
 TEST_CASE("KfacOptimizer: without damping a singular factor throws and leaves all as it was") {

@@ -22,6 +22,18 @@ inline Labels random_labels(Index classes, Index count, Rng& rng) {
   return labels;
 }
 
+/// A copy of all parameters, flat.
+template <class Model>
+Vector<double> parameters(Model& model) {
+  Vector<double> flat(model.parameter_count());
+  Index offset = 0;
+  for (const auto& layer : model.layers()) {
+    flat.segment(offset, layer.parameters.size()) = layer.parameters;
+    offset += layer.parameters.size();
+  }
+  return flat;
+}
+
 /// |actual - expected| relative to the norm of what is expected.
 template <class Actual, class Expected>
 double relative_error(const Eigen::MatrixBase<Actual>& actual,

@@ -142,12 +142,12 @@ class Preconditioner {
 #if defined(__cpp_exceptions)
     if (damping == 0) {
       // Only without damping can an inverse fail by the caller's mistake.
-      std::vector<std::vector<typename Layer::Block>> before;
-      for (const auto& layer : layers_) before.push_back(layer->blocks());
+      before_.resize(layers_.size());
+      for (std::size_t i = 0; i < layers_.size(); ++i) before_[i] = layers_[i]->blocks();
       try {
         commit_and_invert(damping, commit);
       } catch (...) {
-        for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i]->blocks() = before[i];
+        for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i]->blocks() = before_[i];
         throw;
       }
       return;
@@ -179,6 +179,7 @@ class Preconditioner {
   PreconditionerOptions<S> options_;
   VectorMap<S> gradient_;
   std::vector<std::unique_ptr<Layer>> layers_;
+  std::vector<std::vector<typename Layer::Block>> before_;  // a step without damping, if it fails
   PreconditionerReport report_;
   Index steps_ = 0;
 };

@@ -243,9 +243,9 @@ class GlobalAvgPool2d : public ParameterFree<S> {
                 Scratch&, const Mode&) const {
     if (!grad_input) return;
     const Index pixels = x.shape[1] * x.shape[2];
-    MatrixMap<S>(grad_input->values.data(), pixels, grad_output.values.size()).rowwise() =
-        ConstVectorMap<S>(grad_output.values.data(), grad_output.values.size()).transpose() /
-        static_cast<S>(pixels);
+    MatrixMap<S> planes(grad_input->values.data(), pixels, grad_output.values.size());
+    for (Index plane = 0; plane < planes.cols(); ++plane)
+      planes.col(plane).setConstant(grad_output.values.data()[plane] / static_cast<S>(pixels));
   }
   void tangent(const ConstBatchView<S>&, const ConstBatchView<S>&,
                const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>*, BatchView<S> y_tangent,

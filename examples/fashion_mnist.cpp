@@ -54,7 +54,7 @@ auto make_cnn(kfac::Rng& rng) {
 
 Comparison mlp_defaults() {
   return {.sgd = {.learning_rate = 0.05F, .momentum = 0.9F},
-          .adam = {.learning_rate = 1e-3F},
+          .adam = {.learning_rate = 1.5e-3F},
           .kfac = {.learning_rate = 1.0F,
                    .momentum = 0.9F,
                    .damping = 1e-3F,
@@ -68,7 +68,7 @@ Comparison mlp_defaults() {
 }
 
 Comparison cnn_defaults() {
-  return {.sgd = {.learning_rate = 0.1F, .momentum = 0.9F},
+  return {.sgd = {.learning_rate = 0.03F, .momentum = 0.9F},
           .adam = {.learning_rate = 1e-3F},
           .kfac = {.learning_rate = 1.0F,
                    .momentum = 0.9F,

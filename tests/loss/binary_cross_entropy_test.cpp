@@ -1,5 +1,6 @@
 #include <cmath>
 #include <limits>
+#include <string>
 
 #include <kfac/loss/binary_cross_entropy.hpp>
 #include <kfac/testing/loss_battery.hpp>
@@ -63,8 +64,8 @@ TEMPLATE_TEST_CASE("BinaryCrossEntropy: the mean is over all entries, as in PyTo
   long double sum = 0;
   for (Index i = 0; i < f.size(); ++i) {
     const long double p = sigmoid(f.data()[i]);
-    sum -=
-        y.data()[i] * std::log(p) + (1 - static_cast<long double>(y.data()[i])) * std::log(1 - p);
+    const auto target = static_cast<long double>(y.data()[i]);
+    sum -= target * std::log(p) + (1 - target) * std::log(1 - p);
   }
   CHECK(BinaryCrossEntropy<S>{}.value(f, y) ==
         Approx(static_cast<double>(sum / 28)).epsilon(accuracy<S>()));

@@ -1,4 +1,6 @@
+#include <cmath>
 #include <limits>
+#include <string>
 
 #include <kfac/loss/mean_squared_error.hpp>
 #include <kfac/testing/loss_battery.hpp>
@@ -24,8 +26,9 @@ template <class S>
 long double sum_of_squares(const Matrix<S>& f, const Matrix<S>& y) {
   long double sum = 0;
   for (Index i = 0; i < f.size(); ++i) {
-    const long double difference = static_cast<long double>(f.data()[i]) - y.data()[i];
-    sum += difference * difference;
+    const auto output = static_cast<long double>(f.data()[i]);
+    const auto target = static_cast<long double>(y.data()[i]);
+    sum += (output - target) * (output - target);
   }
   return sum;
 }
@@ -99,11 +102,17 @@ TEMPLATE_TEST_CASE("MeanSquaredError: outputs of magnitude 1e4 are exact", "[los
   loss.hessian_product(f, v, product);
   CHECK(product == v);
 
-  // The draws of one seed are the outputs plus the noise that is minus the sampled gradient.
-  kfac::Rng first(7), second(7);
-  Matrix<S> noise(2, 2);
-  loss.sampled_gradient(f, first, noise);
-  CHECK((loss.sample(f, second) - f).cwiseAbs().isApprox(noise.cwiseAbs(), S(1e-2)));
+  // Targets are normal around the outputs.
+  const int draws = 5000;
+  double sum = 0;
+  double squares = 0;
+  for (int draw = 0; draw < draws; ++draw) {
+    const Eigen::MatrixXd noise = (loss.sample(f, rng) - f).template cast<double>();
+    sum += noise.sum();
+    squares += noise.squaredNorm();
+  }
+  CHECK(sum == Approx(0).margin(5 * std::sqrt(4.0 * draws)));
+  CHECK(squares == Approx(4.0 * draws).margin(5 * std::sqrt(2 * 4.0 * draws)));
 }
 
 TEST_CASE("MeanSquaredError: mean and sum have one trajectory of directions", "[loss][property]") {

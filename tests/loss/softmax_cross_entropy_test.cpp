@@ -1,5 +1,7 @@
 #include <cmath>
+#include <initializer_list>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include <kfac/loss/softmax_cross_entropy.hpp>

@@ -3,6 +3,7 @@
 #include <kfac/core/random.hpp>
 #include <kfac/nn/layer.hpp>
 #include <kfac/testing/layer_battery.hpp>
+#include <kfac/testing/relative_error.hpp>
 
 #include "support/catch.hpp"
 
@@ -22,7 +23,7 @@ inline Index between(Index low, Index high, Rng& rng) {
 
 template <class A, class B>
 double error_of(const Eigen::MatrixBase<A>& actual, const Eigen::MatrixBase<B>& expected) {
-  return testing::detail::relative_error(actual, expected);
+  return testing::relative_error(actual, expected);
 }
 
 /// Runs the battery in double and requires it to pass.

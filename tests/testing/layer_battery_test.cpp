@@ -1,4 +1,4 @@
-#include <functional>
+#include <cmath>
 #include <string>
 
 #include <kfac/nn/linear.hpp>

@@ -178,19 +178,11 @@ class AvgPool2d : public detail::Pool2d<S> {
                 const ConstBatchView<S>& grad_output, BatchView<S>* grad_input, VectorMap<S>*,
                 Scratch&, const Mode&) const {
     if (!grad_input) return;
-    const PatchGeometry geometry = Base::geometry_on(x.shape);
-    const ConstMatrixMap<S> from = Base::planes(grad_output);
-    MatrixMap<S> to = Base::planes(*grad_input);
-    const S weight = S(1) / static_cast<S>(geometry.taps());
-    to.setZero();
-    for (Index plane = 0; plane < to.cols(); ++plane) {
-      const S* output = from.col(plane).data();
-      S* input = to.col(plane).data();
-      for_each_window_row(geometry, [&](Index, Index place, Index pixel, Index count) {
-        for (Index i = 0; i < count; ++i)
-          input[pixel + i * geometry.stride[1]] += weight * output[place + i];
-      });
-    }
+    grad_input->values.setZero();
+    const S* from = grad_output.values.data();
+    S* to = grad_input->values.data();
+    for_each_pair(x,
+                  [=](Index output, Index input, S weight) { to[input] += weight * from[output]; });
   }
 
   void tangent(const ConstBatchView<S>&, const ConstBatchView<S>&,
@@ -204,19 +196,26 @@ class AvgPool2d : public detail::Pool2d<S> {
 
  private:
   void average(const ConstBatchView<S>& x, BatchView<S> y) const {
+    y.values.setZero();
+    const S* from = x.values.data();
+    S* to = y.values.data();
+    for_each_pair(x,
+                  [=](Index output, Index input, S weight) { to[output] += weight * from[input]; });
+  }
+
+  /// Calls `body(output, input, weight)` for each output entry and input pixel under its window.
+  template <class Body>
+  void for_each_pair(const ConstBatchView<S>& x, Body&& body) const {
     const PatchGeometry geometry = Base::geometry_on(x.shape);
-    const ConstMatrixMap<S> from = Base::planes(x);
-    MatrixMap<S> to = Base::planes(y);
+    const Index positions = geometry.positions();
     const S weight = S(1) / static_cast<S>(geometry.taps());
-    to.setZero();
-    for (Index plane = 0; plane < to.cols(); ++plane) {
-      const S* input = from.col(plane).data();
-      S* output = to.col(plane).data();
+    const Index planes = x.values.size() / geometry.plane_size();
+    for (Index plane = 0; plane < planes; ++plane)
       for_each_window_row(geometry, [&](Index, Index place, Index pixel, Index count) {
-        for (Index i = 0; i < count; ++i)
-          output[place + i] += weight * input[pixel + i * geometry.stride[1]];
+        const Index output = plane * positions + place;
+        const Index input = plane * geometry.plane_size() + pixel;
+        for (Index i = 0; i < count; ++i) body(output + i, input + i * geometry.stride[1], weight);
       });
-    }
   }
 };
 

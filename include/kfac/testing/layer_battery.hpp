@@ -1,7 +1,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -12,6 +11,7 @@
 
 #include <kfac/core/random.hpp>
 #include <kfac/nn/any_layer.hpp>
+#include <kfac/testing/relative_error.hpp>
 
 namespace kfac::testing {
 
@@ -57,19 +57,6 @@ struct LayerCheck {
 };
 
 namespace detail {
-
-/// |a - b| / scale, or infinity where that is not finite; 0 if both are zero.
-inline double relative_error(double difference, double scale) {
-  if (difference == 0) return 0;
-  const double error = difference / scale;
-  return std::isfinite(error) ? error : std::numeric_limits<double>::infinity();
-}
-template <class A, class B>
-double relative_error(const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
-  if (a.rows() != b.rows() || a.cols() != b.cols()) return std::numeric_limits<double>::infinity();
-  return relative_error(static_cast<double>((a - b).norm()),
-                        static_cast<double>(std::max(a.norm(), b.norm())));
-}
 
 /// Keeps what one layer announces.
 template <RealScalar S>
@@ -194,7 +181,7 @@ class LayerBattery {
       leaf.parameters += distance * direction.segment(offset, leaf.parameters.size());
       offset += leaf.parameters.size();
     }
-    const Matrix<S> outputs = forward_anew(x_);
+    Matrix<S> outputs = forward_anew(x_);
     for (std::size_t i = 0; i < views_.size(); ++i) views_[i].parameters = before[i];
     return outputs;
   }

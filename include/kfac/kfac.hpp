@@ -1,10 +1,8 @@
 #pragma once
 
 /// Everything that needs only Eigen and compiles fast. Apart from it stand
-/// `kfac/linalg/spectral_inverse.hpp` (exact damping; Eigen's eigensolver takes seconds to compile),
-/// `kfac/io/*.hpp` (zlib, nlohmann_json) and `kfac/testing/*.hpp`.
-
-#include <kfac/version.hpp>
+/// `kfac/linalg/spectral_inverse.hpp` (exact damping; Eigen's eigensolver takes seconds to
+/// compile), `kfac/io/*.hpp` (zlib, nlohmann_json) and `kfac/testing/*.hpp`.
 
 #include <kfac/curvature/fisher.hpp>
 #include <kfac/curvature/ggn.hpp>
@@ -31,3 +29,4 @@
 #include <kfac/optim/kfac_optimizer.hpp>
 #include <kfac/optim/sgd.hpp>
 #include <kfac/optim/train_step.hpp>
+#include <kfac/version.hpp>

@@ -26,8 +26,8 @@ Matrix random_spd(Index size) {
 }
 
 void count(benchmark::State& state, double multiply_adds) {
-  state.counters["GFLOP/s"] = benchmark::Counter(2e-9 * multiply_adds,
-                                                 benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["GFLOP/s"] =
+      benchmark::Counter(2e-9 * multiply_adds, benchmark::Counter::kIsIterationInvariantRate);
 }
 
 void product(benchmark::State& state) {

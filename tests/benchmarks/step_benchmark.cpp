@@ -1,5 +1,5 @@
-// A K-FAC step beside an SGD step on the same network and batch, in the same run. Arguments of kfac:
-// factor_every and inverse_every; a schedule's cost is the mean over many steps.
+// A K-FAC step beside an SGD step on the same network and batch, in the same run. Arguments of
+// kfac: factor_every and inverse_every; a schedule's cost is the mean over many steps.
 
 #include <benchmark/benchmark.h>
 

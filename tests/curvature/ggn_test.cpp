@@ -1,7 +1,7 @@
+#include <kfac/curvature/ggn.hpp>
+
 #include "support/catch.hpp"
 #include "support/networks.hpp"
-
-#include <kfac/curvature/ggn.hpp>
 
 using namespace kfac;
 using namespace kfac::test;
@@ -10,8 +10,7 @@ namespace {
 
 auto network(Rng& rng) {
   return Sequential{Linear<double>(3, 4, rng), Tanh<double>{},
-                    Residual(Linear<double>(4, 4, rng), GELU<double>{}),
-                    Linear<double>(4, 2, rng)};
+                    Residual(Linear<double>(4, 4, rng), GELU<double>{}), Linear<double>(4, 2, rng)};
 }
 
 /// Moves the model's parameters along a flat direction.
@@ -70,7 +69,8 @@ TEST_CASE("Ggn: products with C, J and J^T agree with the dense matrices") {
   check(BinaryCrossEntropy<double>());
 }
 
-TEST_CASE("T8b: the GGN of one linear layer is the Hessian, by finite differences of the gradient") {
+TEST_CASE(
+    "T8b: the GGN of one linear layer is the Hessian, by finite differences of the gradient") {
   Rng rng(3);
   Sequential model{Linear<double>(3, 4, rng)};
   const SoftmaxCrossEntropy<double> loss;

@@ -1,10 +1,10 @@
-#include "support/catch.hpp"
-#include "support/networks.hpp"
-
 #include <Eigen/LU>
 
 #include <kfac/nn/conv2d.hpp>
 #include <kfac/nn/flatten.hpp>
+
+#include "support/catch.hpp"
+#include "support/networks.hpp"
 
 using namespace kfac;
 using namespace kfac::test;
@@ -47,9 +47,9 @@ TEST_CASE("Preconditioner: each group of a convolution has a block of its own") 
 
     const double pi = std::sqrt((a.trace() / 9) / (g.trace() / 3));
     const double root = std::sqrt(0.1);
-    const Matrix<double> damped = linalg::kronecker_product<double>(
-        a + pi * root * Matrix<double>::Identity(9, 9),
-        g + root / pi * Matrix<double>::Identity(3, 3));
+    const Matrix<double> damped =
+        linalg::kronecker_product<double>(a + pi * root * Matrix<double>::Identity(9, 9),
+                                          g + root / pi * Matrix<double>::Identity(3, 3));
     const Vector<double> expected =
         damped.partialPivLu().solve(Vector<double>(raw.segment(27 * group, 27)));
     CHECK(relative_error(model.gradient().segment(27 * group, 27), expected) < 1e-10);

@@ -1,11 +1,12 @@
-#include "support/catch.hpp"
-#include "support/networks.hpp"
+#include <limits>
 
 #include <Eigen/Eigenvalues>
 #include <Eigen/LU>
-#include <limits>
 
 #include <kfac/linalg/spectral_inverse.hpp>
+
+#include "support/catch.hpp"
+#include "support/networks.hpp"
 
 using namespace kfac;
 using namespace kfac::test;
@@ -16,7 +17,9 @@ struct Sizes {
   Index inputs, outputs, batch;
 };
 
-Sizes random_sizes(Rng& rng) { return {1 + rng.below(8), 1 + rng.below(7), 1 + rng.below(15)}; }
+Sizes random_sizes(Rng& rng) {
+  return {1 + rng.below(8), 1 + rng.below(7), 1 + rng.below(15)};
+}
 
 Matrix<double> augmented(const Matrix<double>& x, bool bias) {
   Matrix<double> result(x.rows() + (bias ? 1 : 0), x.cols());
@@ -82,7 +85,8 @@ TEST_CASE("KroneckerBlock: with a sum, batches of other sizes change the scale, 
   block.accumulate(x.leftCols(6), g.leftCols(6));
   block.accumulate(x.rightCols(3), g.rightCols(3));
   const Matrix<double> of_one = (g.leftCols(6) * g.leftCols(6).transpose() / 6 +
-                                 g.rightCols(3) * g.rightCols(3).transpose() / 3) / 2;
+                                 g.rightCols(3) * g.rightCols(3).transpose() / 3) /
+                                2;
   CHECK(relative_error(block.output_gradient_factor(), 3 * of_one) < 1e-13);
 }
 
@@ -114,8 +118,8 @@ TEST_CASE("KroneckerBlock: damped inverses equal the dense inverse of the damped
       factored.precondition(result);
       const double pi = std::sqrt((a.trace() / static_cast<double>(a.rows())) /
                                   (gg.trace() / static_cast<double>(gg.rows())));
-      CHECK(relative_error(result, solve(linalg::kronecker_product<double>(
-                                             shifted(a, pi * root), shifted(gg, root / pi)),
+      CHECK(relative_error(result, solve(linalg::kronecker_product<double>(shifted(a, pi * root),
+                                                                           shifted(gg, root / pi)),
                                          v)) < 1e-8);
 
       KroneckerBlockOptions<double> without_pi = options;
@@ -180,7 +184,8 @@ TEST_CASE("KroneckerBlock: a dead layer is survived: a zero factor takes pi = 1"
   CHECK(relative_error(v, expected) < 1e-12);
 }
 
-TEST_CASE("KroneckerBlock: without damping, a regular factor is inverted and a singular one refused") {
+TEST_CASE(
+    "KroneckerBlock: without damping, a regular factor is inverted and a singular one refused") {
   Rng rng(8);
   const auto check = [&](auto inverse) {
     using Block = KroneckerBlock<double, decltype(inverse)>;
@@ -224,11 +229,11 @@ TEST_CASE("KroneckerBlock: bad input is an exception that leaves the block as it
 
   CHECK_THROWS_MATCHES(
       block.accumulate(random_matrix(4, 5, rng), g), ShapeError,
-      Message("kfac::KroneckerBlock::accumulate: 'activations' is 4x5, expected 3x5 (layer 'fc1')"));
-  CHECK_THROWS_MATCHES(
-      block.accumulate(x, random_matrix(2, 4, rng)), ShapeError,
       Message(
-          "kfac::KroneckerBlock::accumulate: 'output_gradients' is 2x4, expected 2x5 (layer 'fc1')"));
+          "kfac::KroneckerBlock::accumulate: 'activations' is 4x5, expected 3x5 (layer 'fc1')"));
+  CHECK_THROWS_MATCHES(block.accumulate(x, random_matrix(2, 4, rng)), ShapeError,
+                       Message("kfac::KroneckerBlock::accumulate: 'output_gradients' is 2x4, "
+                               "expected 2x5 (layer 'fc1')"));
   CHECK_THROWS_AS(block.accumulate(Matrix<double>(3, 0), Matrix<double>(2, 0)), ShapeError);
   Matrix<double> bad = x;
   bad(1, 2) = std::numeric_limits<double>::quiet_NaN();

@@ -1,7 +1,7 @@
+#include <limits>
+
 #include "support/catch.hpp"
 #include "support/networks.hpp"
-
-#include <limits>
 
 using namespace kfac;
 using namespace kfac::test;
@@ -75,10 +75,10 @@ TEST_CASE("Preconditioner: a step before any backward pass, or a second one, is 
   Preconditioner preconditioner(model);
   const Matrix<double> x = random_matrix(4, 7, rng);
   const Labels y = random_labels(3, 7, rng);
-  CHECK_THROWS_MATCHES(preconditioner.step(), StateError,
-                       Catch::Matchers::Message(
-                           "kfac::Preconditioner::step: no backward pass since the last step, "
-                           "expected one (layer '0')"));
+  CHECK_THROWS_MATCHES(
+      preconditioner.step(), StateError,
+      Catch::Matchers::Message("kfac::Preconditioner::step: no backward pass since the last step, "
+                               "expected one (layer '0')"));
   model.forward(x);
   CHECK_THROWS_AS(preconditioner.step(), StateError);
   backward(model, x, y);

@@ -1,9 +1,9 @@
-#include "support/catch.hpp"
-#include "support/networks.hpp"
-
 #include <limits>
 
 #include <kfac/curvature/running_covariance.hpp>
+
+#include "support/catch.hpp"
+#include "support/networks.hpp"
 
 using namespace kfac;
 using namespace kfac::test;

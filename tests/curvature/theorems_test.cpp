@@ -31,8 +31,7 @@ std::vector<double> errors_against(const Matrix<double>& exact, Model& model,
   const auto layers = model.layers();
   for (std::size_t i = 0, k = 0; i < layers.size(); ++i)
     if (layers[i].kronecker)
-      errors.push_back(
-          relative_error(dense(estimate.block(k++)), diagonal_block(exact, model, i)));
+      errors.push_back(relative_error(dense(estimate.block(k++)), diagonal_block(exact, model, i)));
   return errors;
 }
 
@@ -112,10 +111,10 @@ TEST_CASE("T11: with MSE the last linear layer's type-2 block is exact in any ne
 TEST_CASE("T13: a kernel as large as the image is a linear layer on the flattened image") {
   Rng rng(11);
   Rng same(11);
-  Sequential convolution{Unflatten<double>({2, 3, 4}),
-                         Conv2d<double>({.in_channels = 2, .out_channels = 5, .kernel_size = {3, 4}},
-                                        rng),
-                         Flatten<double>{}};
+  Sequential convolution{
+      Unflatten<double>({2, 3, 4}),
+      Conv2d<double>({.in_channels = 2, .out_channels = 5, .kernel_size = {3, 4}}, rng),
+      Flatten<double>{}};
   Sequential linear{Linear<double>(24, 5, same)};
   convolution.layers()[1].parameters = linear.layers()[0].parameters;
   const MeanSquaredError<double> loss;
@@ -210,8 +209,7 @@ TEST_CASE("Negative control: empirical K-FAC is not the empirical Fisher of deep
   const Matrix<double> y = random_matrix(2, 6, rng);
   Ggn exact(model, loss, x);
   const double r = loss.scale(2, 6);
-  const Matrix<double> fisher =
-      outer_products(exact, {loss.gradient(exact.outputs(), y) / r}, r);
+  const Matrix<double> fisher = outer_products(exact, {loss.gradient(exact.outputs(), y) / r}, r);
   const Estimate estimate(model, loss, x, y, FisherType::Empirical);
   for (const double error : errors_against(fisher, model, estimate)) CHECK(error > 0.1);
 }

@@ -10,10 +10,11 @@
 #include <fstream>
 #include <functional>
 #include <iostream>
-#include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include <kfac/curvature/ggn.hpp>
 #include <kfac/io/architecture.hpp>
@@ -122,13 +123,16 @@ struct Inputs : kfac::Observer<double> {
 
 template <class Loss>
 typename Loss::Targets read_targets(const kfac::io::SafeTensors& file, const std::string& name) {
-  if constexpr (std::same_as<typename Loss::Targets, Labels>) return file.labels(name);
-  else return file.batch<double>(name);
+  if constexpr (std::same_as<typename Loss::Targets, Labels>)
+    return file.labels(name);
+  else
+    return file.batch<double>(name);
 }
 
 /// The targets of each Monte-Carlo sample: `[samples, examples, ...]` in the file.
 template <class Loss>
-std::vector<typename Loss::Targets> read_samples(const kfac::io::SafeTensors& file, Index examples) {
+std::vector<typename Loss::Targets> read_samples(const kfac::io::SafeTensors& file,
+                                                 Index examples) {
   const Index samples = file.shape("mc_labels")[0];
   std::vector<typename Loss::Targets> result;
   if constexpr (std::same_as<typename Loss::Targets, Labels>) {
@@ -231,14 +235,14 @@ class CurvatureCase {
     const Matrix outputs = ggn.outputs();
     const double r = loss_.scale(outputs.rows(), outputs.cols());
     const Matrix full = ggn.dense();
-    if (file_.contains("ggn_full")) comparison.check("ggn_full", full, file_.matrix<double>("ggn_full"));
+    if (file_.contains("ggn_full"))
+      comparison.check("ggn_full", full, file_.matrix<double>("ggn_full"));
     const Matrix jacobian = ggn.jacobian();
     const auto fisher = [&](const Vectors& all) {
       Matrix sum = Matrix::Zero(full.rows(), full.cols());
       for (const Matrix& v : all)
         for (Index n = 0; n < v.cols(); ++n) {
-          const Vector g =
-              jacobian.middleRows(n * v.rows(), v.rows()).transpose() * v.col(n);
+          const Vector g = jacobian.middleRows(n * v.rows(), v.rows()).transpose() * v.col(n);
           sum += r * g * g.transpose();
         }
       return sum;
@@ -338,20 +342,20 @@ void run_steps(Model& model, const Loss& loss, const Json& json, const kfac::io:
       before.push_back(augmented(layer, layer.parameters.data()));
     const auto& report = optimizer.step(x, y);
     if (!report.ok()) throw std::runtime_error(describe(report.status));
-    comparison.check(prefix + "loss", Matrix::Constant(1, 1, report.loss),
-                     Matrix::Constant(
-                         1, 1, json["losses"][static_cast<std::size_t>(step - 1)].get<double>()));
+    comparison.check(
+        prefix + "loss", Matrix::Constant(1, 1, report.loss),
+        Matrix::Constant(1, 1, json["losses"][static_cast<std::size_t>(step - 1)].get<double>()));
     const auto layers = curved_layers(model);
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const std::string l = prefix + "l" + std::to_string(i) + ".";
       const Matrix after = augmented(layers[i], layers[i].parameters.data());
       const auto& block = optimizer.preconditioner().layers()[i]->blocks()[0];
-      comparison.check(l + "A_running (x) G_running",
-                       kfac::linalg::kronecker_product<double>(block.input_factor(),
-                                                               block.output_gradient_factor()),
-                       kfac::linalg::kronecker_product<double>(
-                           file.matrix<double>(l + "A_running"),
-                           file.matrix<double>(l + "G_running")));
+      comparison.check(
+          l + "A_running (x) G_running",
+          kfac::linalg::kronecker_product<double>(block.input_factor(),
+                                                  block.output_gradient_factor()),
+          kfac::linalg::kronecker_product<double>(file.matrix<double>(l + "A_running"),
+                                                  file.matrix<double>(l + "G_running")));
       comparison.check(l + "direction", (before[i] - after) / rate,
                        file.matrix<double>(l + "direction"));
       comparison.check(l + "W", after, file.matrix<double>(l + "W"));
@@ -388,8 +392,8 @@ void run_case(const std::filesystem::path& folder, Comparison& comparison) {
   } catch (const kfac::FileError& error) {
     throw Skip(error.what());
   }
-  const bool per_position = spec["loss"]["type"] == "ce" && file.contains("target") &&
-                            file.shape("target").size() > 1;
+  const bool per_position =
+      spec["loss"]["type"] == "ce" && file.contains("target") && file.shape("target").size() > 1;
   if (per_position) throw Skip("cross-entropy with labels for each position");
 
   const bool steps = json["kind"] == "steps";

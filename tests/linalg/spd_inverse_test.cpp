@@ -1,9 +1,9 @@
-#include "support/catch.hpp"
-
 #include <Eigen/LU>
 
 #include <kfac/core/random.hpp>
 #include <kfac/linalg/spd_inverse.hpp>
+
+#include "support/catch.hpp"
 
 using namespace kfac;
 
@@ -49,8 +49,8 @@ TEST_CASE("invert_spd: works on a badly scaled matrix and inside a larger one") 
   Matrix<double> large = Matrix<double>::Constant(30, 30, 7.0);
   large.block(5, 5, 20, 20) = bad;
   CHECK(linalg::invert_spd<double>(large.block(5, 5, 20, 20)) > 0);
-  const Matrix<double> expected = scale.cwiseInverse().asDiagonal() * matrix.inverse() *
-                                  scale.cwiseInverse().asDiagonal();
+  const Matrix<double> expected =
+      scale.cwiseInverse().asDiagonal() * matrix.inverse() * scale.cwiseInverse().asDiagonal();
   const Matrix<double> inverse = large.block(5, 5, 20, 20);
   CHECK(((inverse - expected).array() / expected.array()).abs().maxCoeff() < 1e-8);
   CHECK(large(4, 4) == 7.0);

@@ -177,3 +177,32 @@ TEST_CASE("A copied network has the same parameters and a workspace of its own",
   copy.layer<0>().parameters().setZero();
   REQUIRE(model.forward(x) == y);
 }
+
+TEST_CASE("A copied network keeps its mode, and so does a workspace made for another thread") {
+  auto model = mlp();
+  REQUIRE(model.make_workspace().mode.training);
+  model.eval();
+  REQUIRE_FALSE(model.make_workspace().mode.training);
+  auto copy = model;
+  REQUIRE_FALSE(copy.workspace().mode.training);
+  copy.train();
+  copy = model;
+  REQUIRE_FALSE(copy.workspace().mode.training);
+}
+
+TEST_CASE("Passes in a workspace made for another thread are not announced") {
+  Rng rng(8);
+  auto model = mlp();
+  struct Counter : Observer<double> {
+    int heard = 0;
+    void on_input(const std::string&, const SharedBatch<double>&) override { ++heard; }
+  } counter;
+  model.layers()[0].hooks->attach(counter);
+  auto workspace = model.make_workspace();
+  const Matrix<double> x = normal<double>(3, 4, rng);
+  model.forward(x, workspace);
+  REQUIRE(counter.heard == 0);
+  workspace.mode.tracking = true;
+  model.forward(x, workspace);
+  REQUIRE(counter.heard == 1);
+}

@@ -1,8 +1,8 @@
-#include "support/catch.hpp"
-#include "support/networks.hpp"
-
 #include <kfac/curvature/ggn.hpp>
 #include <kfac/linalg/spectral_inverse.hpp>
+
+#include "support/catch.hpp"
+#include "support/networks.hpp"
 
 using namespace kfac;
 using namespace kfac::test;

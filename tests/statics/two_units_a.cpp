@@ -7,4 +7,6 @@ static_assert(kfac::kVersion == kfac::Version{PROJECT_VERSION_MAJOR, PROJECT_VER
 const kfac::Version* version_of_unit_b();
 
 // What is inline is one object for all units.
-int main() { return &kfac::kVersion == version_of_unit_b() ? 0 : 1; }
+int main() {
+  return &kfac::kVersion == version_of_unit_b() ? 0 : 1;
+}

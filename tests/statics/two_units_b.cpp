@@ -2,4 +2,6 @@
 
 const kfac::Version* version_of_unit_b();
 
-const kfac::Version* version_of_unit_b() { return &kfac::kVersion; }
+const kfac::Version* version_of_unit_b() {
+  return &kfac::kVersion;
+}

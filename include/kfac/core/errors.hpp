@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -93,7 +94,7 @@ void check_finite(const char* where, const char* argument,
   for (Index column = 0; column < values.cols(); ++column)
     for (Index row = 0; row < values.rows(); ++row) {
       const auto value = values(row, column);
-      if (value - value == 0) continue;
+      if (std::isfinite(value)) continue;
       raise<ValueError>(std::string(where) + ": '" + argument + "' is " + std::to_string(value) +
                         " at (" + std::to_string(row) + ", " + std::to_string(column) +
                         "), expected finite numbers");

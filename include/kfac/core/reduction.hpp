@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cmath>
+
 #include <kfac/core/errors.hpp>
 
 namespace kfac {
@@ -21,8 +23,8 @@ struct GradientScale {
     return reduction == Reduction::Mean ? weight / static_cast<S>(examples) : weight;
   }
   void validate(const char* where) const {
-    detail::check_option(weight > 0 && weight - weight == 0, where, "gradient_scale.weight", weight,
-                         "> 0 and finite");
+    detail::check_option(weight > 0 && std::isfinite(weight), where, "gradient_scale.weight",
+                         weight, "> 0 and finite");
   }
 };
 

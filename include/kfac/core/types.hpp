@@ -1,7 +1,8 @@
 #pragma once
 
-#include <Eigen/Core>
 #include <concepts>
+
+#include <Eigen/Core>
 
 namespace kfac {
 

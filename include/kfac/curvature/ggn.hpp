@@ -6,10 +6,10 @@
 namespace kfac {
 
 /// The exact generalised Gauss-Newton matrix of a network and a loss on one batch,
-/// \f$ C = R \sum_n J_n^T H_n J_n \f$, where J_n is the Jacobian of example n's outputs with respect
-/// to the flat parameters (in the order of `model.layers()`), H_n the Hessian of its criterion, and R
-/// the loss's reduction factor. For the losses here it is the Fisher. A product costs a tangent and
-/// a backward pass, and nothing of size parameters^2 is formed:
+/// \f$ C = R \sum_n J_n^T H_n J_n \f$, where J_n is the Jacobian of example n's outputs with
+/// respect to the flat parameters (in the order of `model.layers()`), H_n the Hessian of its
+/// criterion, and R the loss's reduction factor. For the losses here it is the Fisher. A product
+/// costs a tangent and a backward pass, and nothing of size parameters^2 is formed:
 ///
 ///     kfac::Ggn ggn(model, loss, x);
 ///     const Eigen::VectorXd product = ggn * v;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <utility>
 
@@ -75,7 +76,8 @@ class KroneckerBlock {
       static constexpr const char* kWhere = "kfac::KroneckerBlock::accumulate";
       const Index batch = activations.cols();
       if (batch == 0)
-        raise<ShapeError>(std::string(kWhere) + ": 'activations' has 0 examples, expected at least 1");
+        raise<ShapeError>(std::string(kWhere) +
+                          ": 'activations' has 0 examples, expected at least 1");
       detail::check_shape(kWhere, "activations", activations.rows(), batch, inputs(), batch);
       detail::check_shape(kWhere, "output_gradients", output_gradients.rows(),
                           output_gradients.cols(), outputs(), batch);
@@ -107,8 +109,8 @@ class KroneckerBlock {
     return input_.fresh_is_finite() && output_gradient_.fresh_is_finite();
   }
   /// Takes what was added into the running averages. Averaged are the moments of one example,
-  /// whatever the batch sizes; `scale`, the reduction factor R of the loss L = R sum_n c_n times the
-  /// number of examples of a batch, gives G the scale of the loss (1 for a mean over examples).
+  /// whatever the batch sizes; `scale`, the reduction factor R of the loss L = R sum_n c_n times
+  /// the number of examples of a batch, gives G the scale of the loss (1 for a mean over examples).
   /// \pre has_fresh_data()
   void commit(S scale) {
     input_.commit(columns_, options_.factor_decay);
@@ -134,7 +136,7 @@ class KroneckerBlock {
   ///         SingularError if `damping` is 0 and a factor is singular to working precision
   bool refresh_inverse(S damping) {
     static constexpr const char* kWhere = "kfac::KroneckerBlock::refresh_inverse";
-    detail::check_option(damping >= 0 && damping - damping == 0, kWhere, "damping", damping,
+    detail::check_option(damping >= 0 && std::isfinite(damping), kWhere, "damping", damping,
                          ">= 0 and finite");
     if (input_.commits() == 0)
       raise<StateError>(std::string(kWhere) + ": no batch was accumulated before it (layer '" +
@@ -143,7 +145,8 @@ class KroneckerBlock {
     if (!done && damping == 0)
       raise<SingularError>(std::string(kWhere) +
                            ": 'damping' is 0 and a factor is singular, expected damping > 0 "
-                           "(layer '" + options_.name + "')");
+                           "(layer '" +
+                           options_.name + "')");
     return done;
   }
 
@@ -166,8 +169,10 @@ class KroneckerBlock {
                     Eigen::MatrixBase<Bias>& bias_gradient) {
     const char* where = "kfac::KroneckerBlock::precondition";
     if (!has_bias())
-      raise<ShapeError>(std::string(where) + ": 'bias_gradient' was given, expected none: the block has no "
-                                             "bias (layer '" + options_.name + "')");
+      raise<ShapeError>(std::string(where) +
+                        ": 'bias_gradient' was given, expected none: the block has no "
+                        "bias (layer '" +
+                        options_.name + "')");
     detail::check_shape(where, "weight_gradient", weight_gradient.rows(), weight_gradient.cols(),
                         outputs(), inputs());
     detail::check_size(where, "bias_gradient", bias_gradient.size(), outputs(), "entries");
@@ -190,7 +195,8 @@ class KroneckerBlock {
 
   void check_inverse(const char* where) const {
     if (!has_inverse())
-      raise<StateError>(std::string(where) + ": no inverse yet, expected refresh_inverse before it (layer '" +
+      raise<StateError>(std::string(where) +
+                        ": no inverse yet, expected refresh_inverse before it (layer '" +
                         options_.name + "')");
   }
 

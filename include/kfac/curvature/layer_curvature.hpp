@@ -66,8 +66,7 @@ class LayerCurvature : public Observer<S> {
     for (std::size_t group = 0; group < blocks_.size(); ++group) {
       Block& block = blocks_[group];
       const auto index = static_cast<Index>(group);
-      if (has_input_)
-        block.add_input(input_.features(index * block.inputs(), block.inputs()));
+      if (has_input_) block.add_input(input_.features(index * block.inputs(), block.inputs()));
       block.add_output_gradient(gradient.features(index * block.outputs(), block.outputs()),
                                 weight);
     }

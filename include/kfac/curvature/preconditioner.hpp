@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -24,7 +25,7 @@ struct PreconditionerOptions {
   GradientScale<S> gradient_scale = {};
 
   void validate(const char* where) const {
-    detail::check_option(damping >= 0 && damping - damping == 0, where, "damping", damping,
+    detail::check_option(damping >= 0 && std::isfinite(damping), where, "damping", damping,
                          ">= 0 and finite");
     detail::check_option(factor_every >= 1, where, "factor_every", factor_every, ">= 1");
     detail::check_option(inverse_every >= 1, where, "inverse_every", inverse_every, ">= 1");
@@ -53,8 +54,8 @@ struct PreconditionerReport {
 ///     sgd.step();
 ///
 /// It uses the gradients that come by (the empirical Fisher); `KfacOptimizer` estimates the others.
-/// Layers without curvature keep their plain gradient. The model must outlive the preconditioner and
-/// stay where it is.
+/// Layers without curvature keep their plain gradient. The model must outlive the preconditioner
+/// and stay where it is.
 template <RealScalar S, class Inverse = FactoredInverse<S>>
 class Preconditioner {
  public:
@@ -84,7 +85,8 @@ class Preconditioner {
       if (!layer->take_seen_gradient())
         raise<StateError>(
             "kfac::Preconditioner::step: no backward pass since the last step, expected one "
-            "(layer '" + layer->layer().name + "')");
+            "(layer '" +
+            layer->layer().name + "')");
     report_ = {};
     if (!gradient_.allFinite()) {
       for (const auto& layer : layers_) layer->discard();

@@ -23,7 +23,9 @@ struct Dataset {
 
 namespace detail {
 
-inline Index target_count(const Labels& targets) { return targets.size(); }
+inline Index target_count(const Labels& targets) {
+  return targets.size();
+}
 template <RealScalar S>
 Index target_count(const Matrix<S>& targets) {
   return targets.cols();
@@ -32,7 +34,8 @@ Index target_count(const Matrix<S>& targets) {
 /// Copies the targets of the examples `order[first], ..., order[first + into.size() - 1]`.
 inline void gather(const Labels& from, const std::vector<Index>& order, std::size_t first,
                    Eigen::Map<Labels> into) {
-  for (Index i = 0; i < into.size(); ++i) into(i) = from(order[first + static_cast<std::size_t>(i)]);
+  for (Index i = 0; i < into.size(); ++i)
+    into(i) = from(order[first + static_cast<std::size_t>(i)]);
 }
 template <RealScalar S>
 void gather(const Matrix<S>& from, const std::vector<Index>& order, std::size_t first,
@@ -46,7 +49,8 @@ inline std::vector<Index> permutation(Index count, Rng& rng) {
   std::vector<Index> order(static_cast<std::size_t>(count));
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<Index>(i);
   for (std::size_t last = order.size(); last > 1; --last)
-    std::swap(order[last - 1], order[static_cast<std::size_t>(rng.below(static_cast<Index>(last)))]);
+    std::swap(order[last - 1],
+              order[static_cast<std::size_t>(rng.below(static_cast<Index>(last)))]);
   return order;
 }
 

@@ -1,9 +1,10 @@
 #pragma once
 
 #include <array>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include <kfac/nn/activations.hpp>
 #include <kfac/nn/conv2d.hpp>
@@ -70,7 +71,8 @@ class LayerDescription {
       fail(std::string("has no array '") + field + "'");
     Shape result;
     for (const nlohmann::json& axis : json_[field]) {
-      if (!axis.is_number_integer()) fail(std::string("has a '") + field + "' of other than integers");
+      if (!axis.is_number_integer())
+        fail(std::string("has a '") + field + "' of other than integers");
       result.push_back(axis.get<Index>());
     }
     return result;

@@ -11,17 +11,17 @@ namespace kfac {
 /// The damped inverse of A (x) G with the damping split over the factors, by Cholesky:
 /// \f$ V \mapsto (G + \sqrt\lambda/\pi\, I)^{-1} V (A + \pi\sqrt\lambda\, I)^{-1} \f$ with
 /// \f$ \pi^2 = (\mathrm{tr} A / \dim A) / (\mathrm{tr} G / \dim G) \f$, or 1 where a trace is zero
-/// (a dead layer); pi is 1 too where that balance is not wanted. It damps somewhat more than lambda I added to the product (`SpectralInverse`) and
-/// is several times cheaper.
-/// \source Martens and Grosse 2015, arXiv 1503.05671, section 6.3
+/// (a dead layer); pi is 1 too where that balance is not wanted. It damps somewhat more than lambda
+/// I added to the product (`SpectralInverse`) and is several times cheaper. \source Martens and
+/// Grosse 2015, arXiv 1503.05671, section 6.3
 template <RealScalar S>
 class FactoredInverse {
  public:
   using Scalar = S;
 
   /// Recomputes the inverses from the factors' lower triangles. Returns false, keeping what was
-  /// there, if a damped factor is not positive definite; without damping, if a factor is singular to
-  /// working precision.
+  /// there, if a damped factor is not positive definite; without damping, if a factor is singular
+  /// to working precision.
   bool refresh(const Matrix<S>& a, const Matrix<S>& g, S damping, bool pi = true) {
     const S root = std::sqrt(damping);
     const S balance = pi ? trace_ratio(a, g) : S(1);

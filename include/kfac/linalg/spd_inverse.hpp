@@ -90,9 +90,9 @@ void symmetrize_from_lower(MatrixRef<S> matrix) {
 
 /// Replaces a symmetric positive definite matrix, of which the lower triangle is read, with its
 /// inverse (both triangles), in place: Cholesky, inverse of the triangle, and its Gram matrix,
-/// n^3/6 multiply-adds each. Returns the smallest over the largest squared pivot, 0 if the matrix is not
-/// positive definite to working precision (its contents are then lost): a ratio near the scalar's
-/// epsilon says that it is singular.
+/// n^3/6 multiply-adds each. Returns the smallest over the largest squared pivot, 0 if the matrix
+/// is not positive definite to working precision (its contents are then lost): a ratio near the
+/// scalar's epsilon says that it is singular.
 template <RealScalar S>
 S invert_spd(MatrixRef<S> matrix) {
   if (matrix.rows() == 0) return S(1);

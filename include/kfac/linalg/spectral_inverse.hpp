@@ -1,8 +1,9 @@
 #pragma once
 
-#include <Eigen/Eigenvalues>
 #include <limits>
 #include <utility>
+
+#include <Eigen/Eigenvalues>
 
 #include <kfac/core/buffer.hpp>
 
@@ -10,10 +11,11 @@ namespace kfac {
 
 /// The exactly damped inverse of A (x) G, by eigenbases A = U_A diag(a) U_A^T and G likewise:
 /// \f$ V \mapsto U_G [ (U_G^T V U_A)_{ij} / (\gamma_i a_j + \lambda) ] U_A^T \f$, which is
-/// \f$ (A \otimes G + \lambda I)^{-1} \f$. Pass one to a preconditioner, optimizer or block in place
-/// of the default `FactoredInverse`:
+/// \f$ (A \otimes G + \lambda I)^{-1} \f$. Pass one to a preconditioner, optimizer or block in
+/// place of the default `FactoredInverse`:
 ///
-///     kfac::KfacOptimizer optimizer(model, loss, {.damping = 1e-3f}, kfac::SpectralInverse<float>{});
+///     kfac::KfacOptimizer optimizer(model, loss, {.damping = 1e-3f},
+///     kfac::SpectralInverse<float>{});
 ///
 /// It is in a header of its own because Eigen's eigensolver takes seconds to compile.
 /// \source Martens and Grosse 2015, arXiv 1503.05671, appendix B
@@ -64,8 +66,8 @@ class SpectralInverse {
   }
 
   static bool singular(const Vector<S>& values) {
-    return values.minCoeff() <= static_cast<S>(values.size()) *
-                                    std::numeric_limits<S>::epsilon() * values.maxCoeff();
+    return values.minCoeff() <=
+           static_cast<S>(values.size()) * std::numeric_limits<S>::epsilon() * values.maxCoeff();
   }
 
   Eigenbasis a_, g_;

@@ -14,33 +14,34 @@ struct LossOptions {
 };
 
 /// A loss L = R sum_n c(f_n, y_n) over the columns f_n of `outputs` (`outputs x batch`), where the
-/// criterion c of one example is a negative log-likelihood, convex in f. Only `value` and `gradient`
-/// carry the factor R = `scale(outputs, batch)`; curvature is built from c, since R enters it once:
+/// criterion c of one example is a negative log-likelihood, convex in f. Only `value` and
+/// `gradient` carry the factor R = `scale(outputs, batch)`; curvature is built from c, since R
+/// enters it once:
 ///
 /// - `check(outputs, targets)`: throws ShapeError or ValueError if they do not fit each other.
 /// - `value(outputs, targets)`, `gradient(outputs, targets, into)`: of L.
 /// - `scale(outputs, batch)`: R, for that many outputs and examples.
 /// - `hessian_product(outputs, v, into)`: column by column, the Hessian of c times v.
-/// - `hessian_sqrt(outputs, column, into)`: the given column of S_n, S_n S_n^T the Hessian of c, for
+/// - `hessian_sqrt(outputs, column, into)`: the given column of S_n, S_n S_n^T the Hessian of c,
+/// for
 ///   each example; there are `hessian_sqrt_columns(outputs)` of them.
 /// - `sample(outputs, rng)`: targets drawn from the model's own likelihood.
 /// - `sampled_gradient(outputs, rng, into)`: the gradient of c at such targets.
 template <class L>
-concept Loss =
-    RealScalar<typename L::Scalar> &&
+concept Loss = RealScalar<typename L::Scalar> &&
     requires(const L& loss, const ConstMatrixRef<typename L::Scalar>& outputs,
              const typename L::TargetsRef& targets, MatrixRef<typename L::Scalar> into, Rng& rng,
              Index count) {
-      loss.check(outputs, targets);
-      { loss.value(outputs, targets) } -> std::same_as<typename L::Scalar>;
-      loss.gradient(outputs, targets, into);
-      { loss.scale(count, count) } -> std::same_as<typename L::Scalar>;
-      loss.hessian_product(outputs, outputs, into);
-      { loss.hessian_sqrt_columns(count) } -> std::same_as<Index>;
-      loss.hessian_sqrt(outputs, count, into);
-      { loss.sample(outputs, rng) } -> std::same_as<typename L::Targets>;
-      loss.sampled_gradient(outputs, rng, into);
-    };
+  loss.check(outputs, targets);
+  { loss.value(outputs, targets) } -> std::same_as<typename L::Scalar>;
+  loss.gradient(outputs, targets, into);
+  { loss.scale(count, count) } -> std::same_as<typename L::Scalar>;
+  loss.hessian_product(outputs, outputs, into);
+  { loss.hessian_sqrt_columns(count) } -> std::same_as<Index>;
+  loss.hessian_sqrt(outputs, count, into);
+  { loss.sample(outputs, rng) } -> std::same_as<typename L::Targets>;
+  loss.sampled_gradient(outputs, rng, into);
+};
 
 namespace detail {
 
@@ -57,7 +58,9 @@ class MatrixTargetLoss {
 
   static void check_targets(const char* where, const ConstMatrixRef<S>& outputs,
                             const TargetsRef& targets) {
-    if (outputs.size() == 0) raise<ShapeError>(std::string(where) + ": 'outputs' has no entries, expected at least one example");
+    if (outputs.size() == 0)
+      raise<ShapeError>(std::string(where) +
+                        ": 'outputs' has no entries, expected at least one example");
     check_shape(where, "targets", targets.rows(), targets.cols(), outputs.rows(), outputs.cols());
     check_finite(where, "targets", targets);
   }

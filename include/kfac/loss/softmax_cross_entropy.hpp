@@ -22,7 +22,8 @@ class SoftmaxCrossEntropy {
   void check(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
     static constexpr const char* kWhere = "kfac::SoftmaxCrossEntropy";
     if (outputs.size() == 0)
-      raise<ShapeError>(std::string(kWhere) + ": 'outputs' has no entries, expected at least one example");
+      raise<ShapeError>(std::string(kWhere) +
+                        ": 'outputs' has no entries, expected at least one example");
     detail::check_size(kWhere, "targets", targets.size(), outputs.cols(), "labels");
     for (Index n = 0; n < targets.size(); ++n)
       if (targets(n) < 0 || targets(n) >= outputs.rows())

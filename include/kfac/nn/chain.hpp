@@ -92,8 +92,9 @@ class Chain : public Network<Derived, S, ChainScratch<S, LayerScratches>> {
       const bool last = i + 1 == derived().slot_count();
       const ConstBatchView<S> input = input_of(i, x, scratch);
       const ConstBatchView<S> output = last ? y : activation(i, x.examples(), scratch);
-      const ConstVectorMap<S> segment(parameter_tangent ? parameter_tangent->data() + begin : nullptr,
-                                      parameter_tangent ? slot.parameter_count() : 0);
+      const ConstVectorMap<S> segment(
+          parameter_tangent ? parameter_tangent->data() + begin : nullptr,
+          parameter_tangent ? slot.parameter_count() : 0);
       begin += segment.size();
       const ConstVectorMap<S>* direction = parameter_tangent ? &segment : nullptr;
       BatchView<S> result = last ? y_tangent : flow(i, output, scratch);
@@ -108,7 +109,8 @@ class Chain : public Network<Derived, S, ChainScratch<S, LayerScratches>> {
 
   void rename(const std::string& name) {
     const std::string prefix = name.empty() ? "" : name + '.';
-    derived().visit_slots([&](auto& slot, std::size_t i) { slot.rename(prefix + std::to_string(i)); });
+    derived().visit_slots(
+        [&](auto& slot, std::size_t i) { slot.rename(prefix + std::to_string(i)); });
   }
 
   void append_layers(S* gradient, std::vector<LayerView<S>>& views) {

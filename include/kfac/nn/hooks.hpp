@@ -16,7 +16,8 @@ class HookPoint;
 /// as many layers as wanted (`model.layers()` lists them):
 ///
 ///     struct Logger : kfac::Observer<float> {
-///       void on_output_gradient(const std::string& layer, const kfac::SharedBatch<float>& g) override {
+///       void on_output_gradient(const std::string& layer, const kfac::SharedBatch<float>& g)
+///       override {
 ///         std::cout << layer << ": " << g.columns() << '\n';
 ///       }
 ///     };

@@ -18,9 +18,7 @@ struct BatchView {
   Shape shape;
 
   /// `shape.back() x (positions * examples)`: a column for each position on the slower axes.
-  MatrixMap<S> columns() {
-    return {values.data(), shape.back(), values.size() / shape.back()};
-  }
+  MatrixMap<S> columns() { return {values.data(), shape.back(), values.size() / shape.back()}; }
 };
 
 /// A batch to be read.
@@ -79,20 +77,19 @@ struct KroneckerStructure {
 /// - `tangent(x, y, x_tangent, parameter_tangent, y_tangent, scratch)`: overwrites `y_tangent` with
 ///   the Jacobian-vector product, likewise after a forward pass.
 template <class L>
-concept Layer =
-    RealScalar<typename L::Scalar> && std::default_initializable<typename L::Scratch> &&
+concept Layer = RealScalar<typename L::Scalar> && std::default_initializable<typename L::Scratch> &&
     requires(const L& layer, typename L::Scratch& scratch, const Shape& shape,
-             const ConstBatchView<typename L::Scalar>& in,
-             BatchView<typename L::Scalar> out, BatchView<typename L::Scalar>* grad_input,
+             const ConstBatchView<typename L::Scalar>& in, BatchView<typename L::Scalar> out,
+             BatchView<typename L::Scalar>* grad_input,
              VectorMap<typename L::Scalar>* grad_parameters,
              const ConstBatchView<typename L::Scalar>* x_tangent,
              const ConstVectorMap<typename L::Scalar>* parameter_tangent, const Mode& mode) {
-      { layer.output_shape(shape) } -> std::same_as<Shape>;
-      { layer.parameter_count() } -> std::convertible_to<Index>;
-      layer.forward(in, out, scratch, mode);
-      layer.backward(in, in, in, grad_input, grad_parameters, scratch, mode);
-      layer.tangent(in, in, x_tangent, parameter_tangent, out, scratch);
-    };
+  { layer.output_shape(shape) } -> std::same_as<Shape>;
+  { layer.parameter_count() } -> std::convertible_to<Index>;
+  layer.forward(in, out, scratch, mode);
+  layer.backward(in, in, in, grad_input, grad_parameters, scratch, mode);
+  layer.tangent(in, in, x_tangent, parameter_tangent, out, scratch);
+};
 
 /// A layer that is not made of other layers: its parameters are one contiguous vector.
 template <class L>
@@ -103,15 +100,15 @@ concept LeafLayer = Layer<L> && requires(L& layer) {
 /// A layer that announces what Kronecker factors are made of. Both views are asked for right after
 /// the pass they belong to, with its arguments.
 template <class L>
-concept KroneckerLayer =
-    LeafLayer<L> && requires(const L& layer, const typename L::Scratch& scratch,
-                             const ConstBatchView<typename L::Scalar>& batch) {
-      { layer.kronecker_structure() } -> std::same_as<KroneckerStructure>;
-      { layer.kronecker_input(batch, scratch) } -> std::same_as<SharedBatch<typename L::Scalar>>;
-      {
-        layer.kronecker_output_gradient(batch, scratch)
-        } -> std::same_as<SharedBatch<typename L::Scalar>>;
-    };
+concept KroneckerLayer = LeafLayer<L> &&
+    requires(const L& layer, const typename L::Scratch& scratch,
+             const ConstBatchView<typename L::Scalar>& batch) {
+  { layer.kronecker_structure() } -> std::same_as<KroneckerStructure>;
+  { layer.kronecker_input(batch, scratch) } -> std::same_as<SharedBatch<typename L::Scalar>>;
+  {
+    layer.kronecker_output_gradient(batch, scratch)
+    } -> std::same_as<SharedBatch<typename L::Scalar>>;
+};
 
 /// One leaf of a network, without its type: what optimizers, preconditioners and observers need.
 /// Valid while the network it was taken from is alive and not moved.

@@ -11,11 +11,11 @@ struct LinearOptions {
   bool bias = true;
 };
 
-/// y = W x + b on the fastest axis of the input: a vector `{inputs}` or each of the shared positions
-/// of `{tokens, inputs}` and the like, as torch.nn.Linear. Sizes are template arguments
+/// y = W x + b on the fastest axis of the input: a vector `{inputs}` or each of the shared
+/// positions of `{tokens, inputs}` and the like, as torch.nn.Linear. Sizes are template arguments
 /// (`Linear<float, 2, 32>`, whose parameters are stored in the object) or constructor arguments
-/// (`Linear<float>(2, 32, rng)`). Parameters: "weight" `outputs x inputs`, "bias" `outputs`, uniform
-/// in +-1/sqrt(inputs) like PyTorch's default.
+/// (`Linear<float>(2, 32, rng)`). Parameters: "weight" `outputs x inputs`, "bias" `outputs`,
+/// uniform in +-1/sqrt(inputs) like PyTorch's default.
 template <RealScalar S, int In = Eigen::Dynamic, int Out = Eigen::Dynamic>
 class Linear {
   static constexpr int kMaxColumns = In == Eigen::Dynamic ? Eigen::Dynamic : In + 1;
@@ -44,8 +44,8 @@ class Linear {
     rng.fill_uniform(weights_, -bound, bound);
   }
 
-  explicit Linear(Rng& rng, LinearOptions options = {})
-      requires(In != Eigen::Dynamic && Out != Eigen::Dynamic)
+  explicit Linear(Rng& rng, LinearOptions options = {}) requires(In != Eigen::Dynamic &&
+                                                                 Out != Eigen::Dynamic)
       : Linear(In, Out, rng, options) {}
 
   Index inputs() const { return inputs_; }

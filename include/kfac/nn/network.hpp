@@ -31,9 +31,11 @@ class Network {
  public:
   using Workspace = kfac::Workspace<S, Scratch>;
 
+  /// For another thread, say: it starts in this network's mode, but announces nothing.
   Workspace make_workspace() const {
     Workspace workspace;
     flat_gradient(workspace);
+    workspace.mode = {workspace_.mode.training, false};
     return workspace;
   }
   Workspace& workspace() { return workspace_; }
@@ -53,7 +55,8 @@ class Network {
   ConstMatrixMap<S> forward(const ConstMatrixRef<S>& x, const Shape& shape,
                             Workspace& workspace) const {
     static constexpr const char* kWhere = "kfac::Network::forward";
-    if (x.cols() == 0) raise<ShapeError>("kfac::Network::forward: 'x' has 0 examples, expected at least 1");
+    if (x.cols() == 0)
+      raise<ShapeError>("kfac::Network::forward: 'x' has 0 examples, expected at least 1");
     detail::check_size(kWhere, "x", x.rows(), shape.size(), "rows");
     const Shape output_shape = derived().output_shape(shape);
     detail::check_finite(kWhere, "x", x);
@@ -124,9 +127,12 @@ class Network {
 
  protected:
   Network() = default;
-  // A copy starts with a workspace of its own.
-  Network(const Network&) : Network() {}
-  Network& operator=(const Network&) { return *this; }
+  // A copy starts with a workspace of its own, in the same mode.
+  Network(const Network& other) : Network() { workspace_.mode = other.workspace_.mode; }
+  Network& operator=(const Network& other) {
+    workspace_.mode = other.workspace_.mode;
+    return *this;
+  }
   Network(Network&&) noexcept = default;
   Network& operator=(Network&&) noexcept = default;
   ~Network() = default;

@@ -51,7 +51,8 @@ class Sequential : public Chain<Sequential<First, Rest...>, typename First::Scal
   void for_each_slot(Scratches& scratches, F&& f) const {
     [&]<std::size_t... I>(std::index_sequence<I...>) {
       (f(std::get<I>(slots_), std::get<I>(scratches), I), ...);
-    }(Indices{});
+    }
+    (Indices{});
   }
   template <class Scratches, class F>
   void for_each_slot_reversed(Scratches& scratches, F&& f) const {
@@ -59,7 +60,8 @@ class Sequential : public Chain<Sequential<First, Rest...>, typename First::Scal
       (f(std::get<sizeof...(Rest) - I>(slots_), std::get<sizeof...(Rest) - I>(scratches),
          sizeof...(Rest) - I),
        ...);
-    }(Indices{});
+    }
+    (Indices{});
   }
 
  private:

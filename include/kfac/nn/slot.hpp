@@ -10,12 +10,12 @@ namespace kfac {
 
 /// A layer that is made of others, down to slots: it can name them and list their leaves.
 template <class L>
-concept ContainerLayer =
-    Layer<L> && requires(L& layer, const std::string& name, typename L::Scalar* gradient,
-                         std::vector<LayerView<typename L::Scalar>>& views) {
-      layer.rename(name);
-      layer.append_layers(gradient, views);
-    };
+concept ContainerLayer = Layer<L> &&
+    requires(L& layer, const std::string& name, typename L::Scalar* gradient,
+             std::vector<LayerView<typename L::Scalar>>& views) {
+  layer.rename(name);
+  layer.append_layers(gradient, views);
+};
 
 /// One layer's place in a network: its name, and where it is observed. A layer only says what there
 /// is to announce; its slot announces it, if anybody listens.
@@ -76,8 +76,8 @@ class Slot {
     if constexpr (ContainerLayer<L>) {
       layer_.append_layers(gradient, views);
     } else {
-      LayerView<Scalar> view{
-          name_, "layer", layer_.parameters(), {gradient, parameter_count()}, {}, {}, nullptr};
+      LayerView<Scalar> view{name_, "layer", layer_.parameters(), {gradient, parameter_count()}, {},
+                             {},    nullptr};
       if constexpr (requires { L::kind(); }) view.kind = L::kind();
       if constexpr (requires { layer_.parameter_info(); })
         view.parameter_info = layer_.parameter_info();

@@ -84,12 +84,12 @@ class AdaptiveMoments {
  private:
   static void validate(const Options& o) {
     const char* where = kDecoupled ? "kfac::AdamW" : "kfac::Adam";
-    check_option(o.learning_rate > 0 && o.learning_rate - o.learning_rate == 0, where,
-                 "learning_rate", o.learning_rate, "> 0 and finite");
+    check_option(o.learning_rate > 0 && std::isfinite(o.learning_rate), where, "learning_rate",
+                 o.learning_rate, "> 0 and finite");
     check_option(o.beta1 >= 0 && o.beta1 < 1, where, "beta1", o.beta1, "in [0, 1)");
     check_option(o.beta2 >= 0 && o.beta2 < 1, where, "beta2", o.beta2, "in [0, 1)");
     check_option(o.epsilon > 0, where, "epsilon", o.epsilon, "> 0");
-    check_option(o.weight_decay >= 0 && o.weight_decay - o.weight_decay == 0, where, "weight_decay",
+    check_option(o.weight_decay >= 0 && std::isfinite(o.weight_decay), where, "weight_decay",
                  o.weight_decay, ">= 0 and finite");
   }
 

@@ -35,11 +35,11 @@ struct KfacOptions {
   void validate() const {
     static constexpr const char* kWhere = "kfac::KfacOptimizer";
     const auto non_negative = [](const char* field, S value) {
-      detail::check_option(value >= 0 && value - value == 0, kWhere, field, value,
+      detail::check_option(value >= 0 && std::isfinite(value), kWhere, field, value,
                            ">= 0 and finite");
     };
-    detail::check_option(learning_rate > 0 && learning_rate - learning_rate == 0, kWhere,
-                         "learning_rate", learning_rate, "> 0 and finite");
+    detail::check_option(learning_rate > 0 && std::isfinite(learning_rate), kWhere, "learning_rate",
+                         learning_rate, "> 0 and finite");
     detail::check_option(momentum >= 0 && momentum < 1, kWhere, "momentum", momentum, "in [0, 1)");
     non_negative("kl_clip", kl_clip);
     non_negative("weight_decay", weight_decay);

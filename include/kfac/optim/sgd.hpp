@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cmath>
+
 #include <kfac/core/errors.hpp>
 #include <kfac/optim/parameter_step.hpp>
 
@@ -14,13 +16,13 @@ struct SgdOptions {
 
   void validate() const {
     static constexpr const char* kWhere = "kfac::Sgd";
-    detail::check_option(learning_rate > 0 && learning_rate - learning_rate == 0, kWhere,
-                         "learning_rate", learning_rate, "> 0 and finite");
+    detail::check_option(learning_rate > 0 && std::isfinite(learning_rate), kWhere, "learning_rate",
+                         learning_rate, "> 0 and finite");
     detail::check_option(momentum >= 0 && momentum < 1, kWhere, "momentum", momentum, "in [0, 1)");
     detail::check_option(!nesterov || momentum > 0, kWhere, "momentum", momentum,
                          "> 0 with nesterov");
-    detail::check_option(weight_decay >= 0 && weight_decay - weight_decay == 0, kWhere,
-                         "weight_decay", weight_decay, ">= 0 and finite");
+    detail::check_option(weight_decay >= 0 && std::isfinite(weight_decay), kWhere, "weight_decay",
+                         weight_decay, ">= 0 and finite");
   }
 };
 

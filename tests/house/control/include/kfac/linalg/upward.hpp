@@ -5,5 +5,7 @@
 #include <kfac/nn/linear.hpp>
 
 namespace kfac {
-inline std::string text(int value) { return std::format("{}", value); }
+inline std::string text(int value) {
+  return std::format("{}", value);
+}
 }  // namespace kfac

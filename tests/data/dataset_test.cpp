@@ -58,7 +58,7 @@ TEST_CASE("split: the seed decides", "[data]") {
 TEST_CASE("split: misuse is named", "[data][error]") {
   kfac::Rng rng(1);
   CHECK_THROWS_WITH(kfac::split(numbered(10), 1.0, rng),
-                    "kfac::split: 'fraction' is 1.000000, expected 0 < fraction < 1");
+                    "kfac::split: 'fraction' is 1, expected 0 < fraction < 1");
   CHECK_THROWS_WITH(kfac::split(numbered(2), 0.1, rng),
                     "kfac::split: 'data' has 2 examples, too few for two parts");
   CHECK_THROWS_WITH(kfac::split(numbered(0), 0.5, rng), "kfac::split: 'data' has no examples");

@@ -61,9 +61,8 @@ TEST_CASE("two_moons: options out of range are named", "[data][error]") {
   kfac::Rng rng(1);
   CHECK_THROWS_WITH(kfac::datasets::two_moons<float>({.examples = 1}, rng),
                     "kfac::datasets::two_moons: 'examples' is 1, expected >= 2");
-  CHECK_THROWS_WITH(
-      kfac::datasets::two_moons<double>({.noise = -0.5}, rng),
-      "kfac::datasets::two_moons: 'noise' is -0.500000, expected a finite number >= 0");
+  CHECK_THROWS_WITH(kfac::datasets::two_moons<double>({.noise = -0.5}, rng),
+                    "kfac::datasets::two_moons: 'noise' is -0.5, expected a finite number >= 0");
   CHECK_THROWS_AS(
       kfac::datasets::two_moons<double>({.noise = std::numeric_limits<double>::infinity()}, rng),
       kfac::OptionError);

@@ -53,6 +53,11 @@ void* operator new(std::size_t size, std::align_val_t alignment) {
   const auto step = static_cast<std::size_t>(alignment);
   return or_bad_alloc(std::aligned_alloc(step, (size + step) / step * step));
 }
+// A sanitizer has its own of this one, whose memory the delete below must not free.
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  ++count.news;
+  return std::malloc(size == 0 ? 1 : size);
+}
 void operator delete(void* memory) noexcept {
   std::free(memory);
 }

@@ -146,19 +146,18 @@ TEST_CASE("Sgd: options out of range are named", "[optim][error]") {
   const auto make = [&](const SgdOptions<double>& options) { Sgd sgd(model, options); };
   CHECK_THROWS_AS(make({.learning_rate = 0}), kfac::OptionError);
   CHECK_THROWS_WITH(make({.learning_rate = 0}),
-                    "kfac::Sgd: 'learning_rate' is 0.000000, expected > 0 and finite");
+                    "kfac::Sgd: 'learning_rate' is 0, expected > 0 and finite");
   CHECK_THROWS_WITH(make({.learning_rate = std::numeric_limits<double>::infinity()}),
                     "kfac::Sgd: 'learning_rate' is inf, expected > 0 and finite");
-  CHECK_THROWS_WITH(make({.momentum = 1}), "kfac::Sgd: 'momentum' is 1.000000, expected in [0, 1)");
-  CHECK_THROWS_WITH(make({.momentum = -0.5}),
-                    "kfac::Sgd: 'momentum' is -0.500000, expected in [0, 1)");
+  CHECK_THROWS_WITH(make({.momentum = 1}), "kfac::Sgd: 'momentum' is 1, expected in [0, 1)");
+  CHECK_THROWS_WITH(make({.momentum = -0.5}), "kfac::Sgd: 'momentum' is -0.5, expected in [0, 1)");
   CHECK_THROWS_WITH(make({.nesterov = true}),
-                    "kfac::Sgd: 'momentum' is 0.000000, expected > 0 with nesterov");
+                    "kfac::Sgd: 'momentum' is 0, expected > 0 with nesterov");
   CHECK_THROWS_WITH(make({.weight_decay = -1}),
-                    "kfac::Sgd: 'weight_decay' is -1.000000, expected >= 0 and finite");
+                    "kfac::Sgd: 'weight_decay' is -1, expected >= 0 and finite");
 
   Sgd sgd(model, {.learning_rate = 0.1});
   CHECK_THROWS_WITH(sgd.set_learning_rate(-1),
-                    "kfac::Sgd: 'learning_rate' is -1.000000, expected > 0 and finite");
+                    "kfac::Sgd: 'learning_rate' is -1, expected > 0 and finite");
   CHECK(sgd.options().learning_rate == 0.1);
 }

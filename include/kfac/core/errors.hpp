@@ -1,12 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 
 #if !defined(__cpp_exceptions)
-#include <cstdio>
 #include <cstdlib>
 #endif
 
@@ -61,13 +62,25 @@ template <class Error>
 
 namespace detail {
 
+/// A number as messages show it: "0.5", "-1e-09", "nan".
+template <class Value>
+std::string text(Value value) {
+  if constexpr (std::is_integral_v<Value>) {
+    return std::to_string(value);
+  } else {
+    std::array<char, 32> digits{};
+    std::snprintf(digits.data(), digits.size(), "%g", static_cast<double>(value));
+    return digits.data();
+  }
+}
+
 /// Raises an OptionError unless `ok`: `where: 'field' is value, expected range`.
 template <class Value>
 void check_option(bool ok, const char* where, const char* field, Value value,
                   const char* expected) {
   if (ok) return;
-  raise<OptionError>(std::string(where) + ": '" + field + "' is " + std::to_string(value) +
-                     ", expected " + expected);
+  raise<OptionError>(std::string(where) + ": '" + field + "' is " + text(value) + ", expected " +
+                     expected);
 }
 
 /// Raises a ShapeError unless the sizes agree.
@@ -95,8 +108,8 @@ void check_finite(const char* where, const char* argument,
     for (Index row = 0; row < values.rows(); ++row) {
       const auto value = values(row, column);
       if (std::isfinite(value)) continue;
-      raise<ValueError>(std::string(where) + ": '" + argument + "' is " + std::to_string(value) +
-                        " at (" + std::to_string(row) + ", " + std::to_string(column) +
+      raise<ValueError>(std::string(where) + ": '" + argument + "' is " + text(value) + " at (" +
+                        std::to_string(row) + ", " + std::to_string(column) +
                         "), expected finite numbers");
     }
 }

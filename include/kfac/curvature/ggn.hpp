@@ -15,7 +15,7 @@ namespace kfac {
 ///     const Eigen::VectorXd product = ggn * v;
 ///
 /// It keeps a workspace of its own, evaluates without dropout and announces nothing. The products
-/// are those at the parameters the model had when it was made. Model and loss must outlive it.
+/// are those at the parameters the model had when it was made. The model must outlive it.
 /// \source Schraudolph 2002; Martens 2020, arXiv 1412.1193, section 8
 template <class Model, Loss LossType>
 class Ggn {
@@ -86,7 +86,7 @@ class Ggn {
   Scalar reduction_factor() const { return loss_.scale(outputs_.rows(), outputs_.cols()); }
 
   const Model& model_;
-  const LossType& loss_;
+  LossType loss_;
   typename Model::Workspace workspace_;
   Matrix<Scalar> outputs_;
   Matrix<Scalar> curved_;

@@ -48,9 +48,7 @@ void gather(const Matrix<S>& from, const std::vector<Index>& order, std::size_t 
 inline std::vector<Index> permutation(Index count, Rng& rng) {
   std::vector<Index> order(static_cast<std::size_t>(count));
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<Index>(i);
-  for (std::size_t last = order.size(); last > 1; --last)
-    std::swap(order[last - 1],
-              order[static_cast<std::size_t>(rng.below(static_cast<Index>(last)))]);
+  rng.shuffle(order);
   return order;
 }
 

@@ -24,8 +24,8 @@ class BinaryCrossEntropy : public detail::MatrixTargetLoss<S> {
     Base::check_targets("kfac::BinaryCrossEntropy", outputs, targets);
     if (targets.minCoeff() < S(0) || targets.maxCoeff() > S(1))
       raise<ValueError>("kfac::BinaryCrossEntropy: 'targets' spans " +
-                        std::to_string(targets.minCoeff()) + " to " +
-                        std::to_string(targets.maxCoeff()) + ", expected 0 to 1");
+                        detail::text(targets.minCoeff()) + " to " +
+                        detail::text(targets.maxCoeff()) + ", expected 0 to 1");
   }
 
   S scale(Index outputs, Index batch) const { return Base::reduction_factor(outputs, batch); }

@@ -62,7 +62,7 @@ struct KfacOptions {
 /// by min(1, sqrt(kl_clip / (learning_rate^2 v^T g))); change <- momentum change - learning_rate v.
 /// Layers without curvature have v = g, a plain gradient step; `summary()` lists them. `Inverse` is
 /// `FactoredInverse` or, for damping that is exact, a `SpectralInverse` given as the last argument.
-/// Model and loss must outlive the optimizer, and the model must stay where it is.
+/// The model must outlive the optimizer and stay where it is.
 /// \source Martens and Grosse 2015, arXiv 1503.05671
 template <class Model, Loss LossType, class Inverse = FactoredInverse<typename Model::Scalar>>
 class KfacOptimizer {
@@ -97,9 +97,10 @@ class KfacOptimizer {
     const Scalar factor = loss_.scale(outputs.rows(), outputs.cols());
 
     preconditioner_.discard();
+    Rng rng = rng_;  // what is drawn counts once it has gone into the factors
     if (factor_due)
       propagate_fisher_vectors(options_.fisher, options_.samples, model_, loss_, outputs,
-                               preconditioner_, rng_, vectors_);
+                               preconditioner_, rng, vectors_);
     collect_loss_gradients(factor_due, factor);
     MatrixMap<Scalar> grad_output = vectors_.map(outputs.rows(), outputs.cols());
     loss_.gradient(outputs, y, grad_output);
@@ -115,6 +116,7 @@ class KfacOptimizer {
       step_.report().layer = update.layer;
       return step_.report();
     }
+    rng_ = rng;
     raw_gradient_ = step_.gradient();
     preconditioner_.precondition();
     take_step();
@@ -186,7 +188,7 @@ class KfacOptimizer {
   }
 
   Model& model_;
-  const LossType& loss_;
+  LossType loss_;
   Options options_;
   Preconditioner<Scalar, Inverse> preconditioner_;
   ParameterStep<Scalar> step_;

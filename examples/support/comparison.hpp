@@ -29,7 +29,7 @@ struct Comparison {
 
   kfac::Index batch_size = 64;
   kfac::Index epochs = 5;
-  kfac::Index evaluate_every = 1;  ///< steps between records; the last step is always recorded
+  kfac::Index evaluate_every = 1;  ///< steps between records; the last is always recorded
   bool keep_trajectory = false;
   std::uint64_t seed = 0;
 
@@ -99,28 +99,31 @@ void train(Model& model, const Task<Loss>& task, const Comparison& comparison, k
   add_record();
 
   const kfac::Index last_step = comparison.steps(task.train.examples());
-  for (kfac::Index epoch = 0; epoch < comparison.epochs; ++epoch) {
+  for (kfac::Index epoch = 0; epoch < comparison.epochs && run.stopped.empty(); ++epoch) {
     auto started = Clock::now();
+    const auto stop_clock = [&] {
+      now.seconds += std::chrono::duration<double>(Clock::now() - started).count();
+    };
     for (const auto& [x, y] : kfac::batches(task.train, comparison.batch_size, rng)) {
       const kfac::StepReport<float>& report = step(x, y);
       if (!report.ok()) {
         run.stopped = "step " + std::to_string(now.step + 1) + ": " + describe(report.status);
         if (!report.layer.empty()) run.stopped += " (layer '" + report.layer + "')";
         progress.advance(last_step - now.step);
-        return;
+        break;
       }
       ++now.step;
       progress.advance();
-      if (now.step % comparison.evaluate_every != 0 && now.step != last_step) continue;
-
-      now.seconds += std::chrono::duration<double>(Clock::now() - started).count();
       for (std::size_t i = 0; i < with_parameters.size(); ++i)
         now.layer_step_norms[i] = static_cast<double>(report.layer_step_norms[with_parameters[i]]);
+      if (now.step % comparison.evaluate_every != 0) continue;
+      stop_clock();
       add_record();
       started = Clock::now();
     }
-    now.seconds += std::chrono::duration<double>(Clock::now() - started).count();
+    stop_clock();
   }
+  if (run.records.back().step != now.step) add_record();
 }
 
 /// Trains a copy of `model` with each chosen optimizer, all on the same batches, and calls

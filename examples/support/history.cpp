@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <limits>
 #include <ostream>
 
 #include "support/csv.hpp"
@@ -135,7 +136,10 @@ std::vector<Panel> history_panels(const std::vector<History>& runs, const std::s
   const auto step = [](const Record& record) { return static_cast<double>(record.step); };
   const auto time = [&](const Record& record) { return (is_short ? 1e3 : 1.0) * record.seconds; };
   const auto loss = [](const Record& record) { return record.loss; };
-  const auto correct = [](const Record& record) { return record.accuracy; };
+  const auto correct = [](const Record& record) {
+    // That of the untrained model would only squeeze all others together.
+    return record.step == 0 ? std::numeric_limits<double>::quiet_NaN() : record.accuracy;
+  };
 
   Panel norms{.title = "Norm of each layer's step",
               .x_label = "step",

@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdio>
+#include <limits>
 #include <sstream>
 #include <stdexcept>
 #include <sys/wait.h>
@@ -169,6 +170,24 @@ std::string plot_command(Script& script, const Panel& panel) {
   return command;
 }
 
+/// From the lowest to the highest of all points, and a little beyond.
+std::pair<double, double> padded_y_range(const Panel& panel) {
+  constexpr double kPadding = 0.04;
+  double low = std::numeric_limits<double>::infinity();
+  double high = -low;
+  for (const Series& series : panel.series)
+    for (const double y : series.points.row(1)) {
+      if (!std::isfinite(y) || (panel.logarithmic_y && y <= 0)) continue;
+      const double at = panel.logarithmic_y ? std::log(y) : y;
+      low = std::min(low, at);
+      high = std::max(high, at);
+    }
+  if (low > high) low = high = 0;
+  const double padding = low < high ? kPadding * (high - low) : 1.0;
+  if (!panel.logarithmic_y) return {low - padding, high + padding};
+  return {std::exp(low - padding), std::exp(high + padding)};
+}
+
 void set_axes(Script& script, const Panel& panel) {
   script << "set title " << quoted(panel.title) << '\n'
          << "set xlabel " << quoted(panel.x_label) << " offset 0,0.6\n"
@@ -184,7 +203,9 @@ void set_axes(Script& script, const Panel& panel) {
            << "set palette defined (0 '" << hex(tint(rgb(field.low))) << "', 0.5 '#ffffff', 1 '"
            << hex(tint(rgb(field.high))) << "')\nset cbrange [0:1]\nunset grid\n";
   } else {
-    script << "set autoscale\nset grid linecolor rgb '#dddddd' linetype 1\n";
+    const auto [low, high] = padded_y_range(panel);
+    script << "set autoscale xfix\nset yrange [" << low << ':' << high
+           << "]\nset grid linecolor rgb '#dddddd' linetype 1\n";
   }
 }
 
@@ -196,7 +217,7 @@ void draw(const std::string& file, const std::vector<Panel>& panels, int columns
   script << "set terminal " << terminal(file, columns * kPanelWidth, rows * kPanelHeight) << '\n'
          << "set output " << quoted(file) << '\n'
          << "unset colorbox\nset border linecolor rgb '#555555'\nset tics nomirror\n"
-         << "set key bmargin center horizontal maxcolumns 3 Left reverse samplen 2.5\n";
+         << "set key bmargin center horizontal Left reverse samplen 2 width -1\n";
 
   // Data and contours come first: gnuplot computes no tables within a multiplot.
   std::vector<std::string> commands;

@@ -8,7 +8,7 @@ grep '^|.*`[^`]*: [^`]*` |$' docs/errors.md | {
   while read -r row; do
     rows=$((rows + 1))
     name=$(echo "$row" | sed 's/.*`\([^`]*\)` |$/\1/')
-    grep -rqF "TEST_CASE(\"$name\"" tests || { echo "no such test: $name"; wrong=1; }
+    grep -rqF --include="*.cpp" "\"$name\"" tests || { echo "no such test: $name"; wrong=1; }
   done
   [ "$rows" -gt 0 ] || { echo "docs/errors.md: no rows"; wrong=1; }
   exit $wrong

@@ -8,20 +8,22 @@
 #include <exception>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <iostream>
+#include <limits>
 #include <stdexcept>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
 #include <kfac/curvature/ggn.hpp>
-#include <kfac/io/architecture.hpp>
 #include <kfac/io/safetensors.hpp>
 #include <kfac/kfac.hpp>
 #include <kfac/linalg/kronecker.hpp>
 #include <kfac/linalg/spectral_inverse.hpp>
+
+#include "network.hpp"
 
 namespace {
 
@@ -121,36 +123,113 @@ struct Inputs : kfac::Observer<double> {
   }
 };
 
-template <class Loss>
-typename Loss::Targets read_targets(const kfac::io::SafeTensors& file, const std::string& name) {
-  if constexpr (std::same_as<typename Loss::Targets, Labels>)
-    return file.labels(name);
-  else
-    return file.batch<double>(name);
+/// The loss of a case. All have matrices for targets here (labels as one row of numbers), so that
+/// what follows is compiled once.
+class Loss {
+  using Choice = std::variant<kfac::MeanSquaredError<double>, kfac::BinaryCrossEntropy<double>,
+                              kfac::SoftmaxCrossEntropy<double>>;
+  using Ref = kfac::ConstMatrixRef<double>;
+
+  template <class Body>
+  auto with_targets(const Ref& targets, const Body& body) const {
+    return std::visit(
+        [&](const auto& loss) {
+          using Own = typename std::remove_cvref_t<decltype(loss)>::Targets;
+          if constexpr (std::same_as<Own, Labels>)
+            return body(loss, Labels(targets.reshaped().template cast<int>()));
+          else
+            return body(loss, targets);
+        },
+        choice_);
+  }
+
+ public:
+  using Scalar = double;
+  using Targets = Matrix;
+  using TargetsRef = Ref;
+
+  explicit Loss(const Json& spec) : choice_(choose(spec)) {}
+
+  void check(const Ref& outputs, const Ref& targets) const {
+    with_targets(targets, [&](const auto& loss, const auto& y) { loss.check(outputs, y); });
+  }
+  double value(const Ref& outputs, const Ref& targets) const {
+    return with_targets(targets,
+                        [&](const auto& loss, const auto& y) { return loss.value(outputs, y); });
+  }
+  void gradient(const Ref& outputs, const Ref& targets, kfac::MatrixRef<double> into) const {
+    with_targets(targets,
+                 [&](const auto& loss, const auto& y) { loss.gradient(outputs, y, into); });
+  }
+  Matrix gradient(const Ref& outputs, const Ref& targets) const {
+    Matrix result(outputs.rows(), outputs.cols());
+    gradient(outputs, targets, result);
+    return result;
+  }
+  double scale(Index outputs, Index batch) const {
+    return std::visit([&](const auto& loss) { return loss.scale(outputs, batch); }, choice_);
+  }
+  void hessian_product(const Ref& outputs, const Ref& v, kfac::MatrixRef<double> into) const {
+    std::visit([&](const auto& loss) { loss.hessian_product(outputs, v, into); }, choice_);
+  }
+  Index hessian_sqrt_columns(Index outputs) const {
+    return std::visit([&](const auto& loss) { return loss.hessian_sqrt_columns(outputs); },
+                      choice_);
+  }
+  void hessian_sqrt(const Ref& outputs, Index column, kfac::MatrixRef<double> into) const {
+    std::visit([&](const auto& loss) { loss.hessian_sqrt(outputs, column, into); }, choice_);
+  }
+  Matrix sample(const Ref& outputs, kfac::Rng& rng) const {
+    return std::visit(
+        [&](const auto& loss) -> Matrix {
+          return loss.sample(outputs, rng).template cast<double>();
+        },
+        choice_);
+  }
+  void sampled_gradient(const Ref& outputs, kfac::Rng& rng, kfac::MatrixRef<double> into) const {
+    std::visit([&](const auto& loss) { loss.sampled_gradient(outputs, rng, into); }, choice_);
+  }
+
+  bool has_labels() const {
+    return std::holds_alternative<kfac::SoftmaxCrossEntropy<double>>(choice_);
+  }
+
+ private:
+  static Choice choose(const Json& spec) {
+    const LossOptions options{.reduction =
+                                  spec["reduction"] == "sum" ? Reduction::Sum : Reduction::Mean};
+    const std::string type = spec["type"].get<std::string>();
+    if (type == "mse") return kfac::MeanSquaredError<double>(options);
+    if (type == "bce") return kfac::BinaryCrossEntropy<double>(options);
+    if (type == "ce") return kfac::SoftmaxCrossEntropy<double>(options);
+    throw Skip("loss '" + type + "'");
+  }
+
+  Choice choice_;
+};
+
+Matrix read_targets(const Loss& loss, const kfac::io::SafeTensors& file, const std::string& name) {
+  if (loss.has_labels()) return file.labels(name).transpose().cast<double>();
+  return file.batch<double>(name);
 }
 
 /// The targets of each Monte-Carlo sample: `[samples, examples, ...]` in the file.
-template <class Loss>
-std::vector<typename Loss::Targets> read_samples(const kfac::io::SafeTensors& file,
-                                                 Index examples) {
-  const Index samples = file.shape("mc_labels")[0];
-  std::vector<typename Loss::Targets> result;
-  if constexpr (std::same_as<typename Loss::Targets, Labels>) {
-    const Labels all = file.labels("mc_labels");
-    for (Index m = 0; m < samples; ++m) result.push_back(all.segment(m * examples, examples));
-  } else {
-    const Vector all = file.vector<double>("mc_labels");
-    const Index size = all.size() / samples;
-    for (Index m = 0; m < samples; ++m)
-      result.push_back(all.segment(m * size, size).reshaped(size / examples, examples));
-  }
+std::vector<Matrix> read_samples(const Loss& loss, const kfac::io::SafeTensors& file,
+                                 Index examples) {
+  const std::string name = "mc_labels";
+  const Index samples = file.shape(name)[0];
+  const Vector all =
+      loss.has_labels() ? Vector(file.labels(name).cast<double>()) : file.vector<double>(name);
+  const Index size = all.size() / samples;
+  std::vector<Matrix> result;
+  for (Index m = 0; m < samples; ++m)
+    result.push_back(all.segment(m * size, size).reshaped(size / examples, examples));
   return result;
 }
 
 /// For one kind of Fisher: vectors v_n (columns) whose outer products sum to each example's M_n.
 using Vectors = std::vector<Matrix>;
 
-template <class Loss>
 class CurvatureCase {
  public:
   CurvatureCase(Model& model, const Loss& loss, const Json& json, const kfac::io::SafeTensors& file)
@@ -158,7 +237,7 @@ class CurvatureCase {
 
   void run(Comparison& comparison) {
     const Matrix input = file_.batch<double>("input");
-    const auto targets = read_targets<Loss>(file_, "target");
+    const Matrix targets = read_targets(loss_, file_, "target");
     const kfac::Shape shape = example_shape(json_["spec"]);
 
     Inputs inputs;
@@ -222,8 +301,8 @@ class CurvatureCase {
       return result;
     }
     const double r = loss_.scale(outputs.rows(), outputs.cols());
-    const auto samples = read_samples<Loss>(file_, outputs.cols());
-    for (const auto& labels : samples)
+    const std::vector<Matrix> samples = read_samples(loss_, file_, outputs.cols());
+    for (const Matrix& labels : samples)
       result.push_back(loss_.gradient(outputs, labels) /
                        (r * std::sqrt(static_cast<double>(samples.size()))));
     return result;
@@ -295,7 +374,7 @@ class CurvatureCase {
     const auto compare = [&](const char* variant, auto inverse, const Matrix& input_factor,
                              const Matrix& gradient_factor, bool pi) {
       if (!file_.contains(name + variant)) return;
-      const auto expected = file_.template matrices<double>(name + variant);
+      const auto expected = file_.matrices<double>(name + variant);
       for (std::size_t k = 0; k < expected.size(); ++k) {
         Matrix v = gradients_[layer];
         if (!inverse.refresh(input_factor, gradient_factor, json_["dampings"][k].get<double>(), pi))
@@ -321,7 +400,6 @@ class CurvatureCase {
 };
 
 /// Several optimizer steps: the recipe in case.json is KfacOptimizer's without momentum and clip.
-template <class Loss>
 void run_steps(Model& model, const Loss& loss, const Json& json, const kfac::io::SafeTensors& file,
                Comparison& comparison) {
   if (json["approx"] != "expand" || json["fisher"] != "type-2" || json["damping_variant"] != "pi")
@@ -336,7 +414,7 @@ void run_steps(Model& model, const Loss& loss, const Json& json, const kfac::io:
   for (int step = 1; step <= json["steps"].get<int>(); ++step) {
     const std::string prefix = "step" + std::to_string(step) + ".";
     const Matrix x = file.batch<double>(prefix + "input");
-    const auto y = read_targets<Loss>(file, prefix + "target");
+    const Matrix y = read_targets(loss, file, prefix + "target");
     std::vector<Matrix> before;
     for (const auto& layer : curved_layers(model))
       before.push_back(augmented(layer, layer.parameters.data()));
@@ -363,32 +441,15 @@ void run_steps(Model& model, const Loss& loss, const Json& json, const kfac::io:
   }
 }
 
-/// Calls `body` with the loss of the case.
-template <class Body>
-void with_loss(const Json& spec, Body&& body) {
-  const LossOptions options{.reduction = spec["loss"]["reduction"] == "sum" ? Reduction::Sum
-                                                                            : Reduction::Mean};
-  const std::string type = spec["loss"]["type"].get<std::string>();
-  if (type == "mse")
-    body(kfac::MeanSquaredError<double>(options));
-  else if (type == "bce")
-    body(kfac::BinaryCrossEntropy<double>(options));
-  else if (type == "ce")
-    body(kfac::SoftmaxCrossEntropy<double>(options));
-  else
-    throw Skip("loss '" + type + "'");
-}
-
 void run_case(const std::filesystem::path& folder, Comparison& comparison) {
   std::ifstream stream(folder / "case.json");
   const Json json = Json::parse(stream);
   const kfac::io::SafeTensors file = kfac::io::read_safetensors(folder / "case.safetensors");
   const Json& spec = json["spec"];
 
-  kfac::Rng rng(0);
   Model model;
   try {
-    model = kfac::io::make_network<double>(spec["layers"], rng);
+    model = make_network(spec["layers"]);
   } catch (const kfac::FileError& error) {
     throw Skip(error.what());
   }
@@ -398,13 +459,11 @@ void run_case(const std::filesystem::path& folder, Comparison& comparison) {
 
   const bool steps = json["kind"] == "steps";
   set_weights(model, file, steps ? ".W0" : ".W");
-  with_loss(spec, [&](const auto& loss) {
-    using Loss = std::remove_cvref_t<decltype(loss)>;
-    if (steps)
-      run_steps(model, loss, json, file, comparison);
-    else
-      CurvatureCase<Loss>(model, loss, json, file).run(comparison);
-  });
+  const Loss loss(spec["loss"]);
+  if (steps)
+    run_steps(model, loss, json, file, comparison);
+  else
+    CurvatureCase(model, loss, json, file).run(comparison);
 }
 
 std::vector<std::filesystem::path> find_cases(const std::filesystem::path& folder) {

@@ -69,8 +69,8 @@ Comparison mlp_defaults() {
 }
 
 Comparison cnn_defaults() {
-  return {.sgd = {.learning_rate = 0.03F, .momentum = 0.9F},
-          .adam = {.learning_rate = 1e-3F},
+  return {.sgd = {.learning_rate = 0.05F, .momentum = 0.9F},
+          .adam = {.learning_rate = 5e-3F},
           .kfac = {.learning_rate = 1.0F,
                    .momentum = 0.9F,
                    .damping = 1e-3F,

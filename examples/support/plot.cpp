@@ -217,7 +217,7 @@ void draw(const std::string& file, const std::vector<Panel>& panels, int columns
   script << "set terminal " << terminal(file, columns * kPanelWidth, rows * kPanelHeight) << '\n'
          << "set output " << quoted(file) << '\n'
          << "unset colorbox\nset border linecolor rgb '#555555'\nset tics nomirror\n"
-         << "set key bmargin center horizontal Left reverse samplen 2 width -1\n";
+         << "set key bmargin center horizontal Left reverse samplen 3 width -1\n";
 
   // Data and contours come first: gnuplot computes no tables within a multiplot.
   std::vector<std::string> commands;

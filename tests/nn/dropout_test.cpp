@@ -67,7 +67,7 @@ TEST_CASE("Dropout's masks are those of its seed, in every new workspace", "[nn]
   REQUIRE(dropout<double>(0.5, 6).forward(ones) != first);
 }
 
-TEST_CASE("Dropout refuses a probability outside [0, 1)", "[nn][error]") {
+TEST_CASE("Dropout refuses a probability of one or more, or below zero", "[nn][error]") {
   Rng rng(7);
   REQUIRE_THROWS_WITH(Dropout<double>(1.0, rng), "kfac::Dropout: 'p' is 1, expected 0 <= p < 1");
   REQUIRE_THROWS_AS(Dropout<double>(-0.1, rng), OptionError);

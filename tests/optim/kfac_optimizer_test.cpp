@@ -156,7 +156,8 @@ TEST_CASE("KfacOptimizer: bad input throws and leaves parameters and state bit-i
   }
 }
 
-TEST_CASE("KfacOptimizer: numbers that go wrong are a status that names the layer; nothing moves") {
+TEST_CASE(
+    "KfacOptimizer: numbers that go wrong are a status that names the layer, and nothing moves") {
   Rng rng(5);
   auto model = network(rng);
   const SoftmaxCrossEntropy<double> loss;

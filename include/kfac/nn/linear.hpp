@@ -34,7 +34,7 @@ class Linear {
     detail::check_option(inputs >= 1, "kfac::Linear", "inputs", inputs, ">= 1");
     detail::check_option(outputs >= 1, "kfac::Linear", "outputs", outputs, ">= 1");
     static_assert(In == Eigen::Dynamic || Out == Eigen::Dynamic ||
-                      static_cast<Index>(sizeof(S)) * Out * (In + 1) <= 128 * 1024,
+                      Index{sizeof(S)} * Index{Out} * Index{In + 1} <= Index{128} * 1024,
                   "parameters this large do not go into the object: give the sizes at run time");
     static_assert(In == Eigen::Dynamic || In >= 1, "a Linear layer has at least one input");
     static_assert(Out == Eigen::Dynamic || Out >= 1, "a Linear layer has at least one output");

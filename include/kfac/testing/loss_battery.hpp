@@ -48,8 +48,8 @@ struct LossCheck {
 
  private:
   struct Field {
-    const char* name;
-    double error;
+    const char* name = "";
+    double error = 0;
     bool statistical = false;
   };
   std::array<Field, 9> fields() const {

@@ -6,20 +6,15 @@
 #include <kfac/testing/loss_battery.hpp>
 
 #include "support/catch.hpp"
+#include "support/random.hpp"
 
 using kfac::BinaryCrossEntropy;
 using kfac::Index;
 using kfac::Matrix;
 using kfac::Reduction;
+using kfac::test::normal;
 
 namespace {
-
-template <class S>
-Matrix<S> normal(Index rows, Index columns, kfac::Rng& rng) {
-  Matrix<S> values(rows, columns);
-  rng.fill_normal(values);
-  return values;
-}
 
 /// Probabilities, not only 0 and 1.
 template <class S>

@@ -8,21 +8,16 @@
 #include <kfac/testing/loss_battery.hpp>
 
 #include "support/catch.hpp"
+#include "support/random.hpp"
 
 using kfac::Index;
 using kfac::Labels;
 using kfac::Matrix;
 using kfac::Reduction;
 using kfac::SoftmaxCrossEntropy;
+using kfac::test::normal;
 
 namespace {
-
-template <class S>
-Matrix<S> normal(Index rows, Index columns, kfac::Rng& rng) {
-  Matrix<S> values(rows, columns);
-  rng.fill_normal(values);
-  return values;
-}
 
 Labels random_labels(Index classes, Index batch, kfac::Rng& rng) {
   Labels labels(batch);

@@ -6,15 +6,9 @@
 #include <kfac/testing/relative_error.hpp>
 
 #include "support/catch.hpp"
+#include "support/random.hpp"
 
 namespace kfac::test {
-
-template <RealScalar S>
-Matrix<S> normal(Index rows, Index columns, Rng& rng) {
-  Matrix<S> values(rows, columns);
-  rng.fill_normal(values);
-  return values;
-}
 
 /// A random number from low to high, both included.
 inline Index between(Index low, Index high, Rng& rng) {

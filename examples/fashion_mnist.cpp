@@ -8,7 +8,7 @@
 
 #include <kfac/io/idx.hpp>
 #include <kfac/kfac.hpp>
-#include <kfac/nn/conv2d.hpp>
+#include <kfac/nn/conv.hpp>
 #include <kfac/nn/flatten.hpp>
 
 #include "support/comparison.hpp"

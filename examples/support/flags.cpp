@@ -1,5 +1,6 @@
 #include "support/flags.hpp"
 
+#include <cmath>
 #include <limits>
 
 #include <CLI/CLI.hpp>
@@ -30,6 +31,19 @@ void Flags::add(const std::string& name, float& value, const std::string& help) 
 }
 void Flags::add(const std::string& name, std::optional<float>& value, const std::string& help) {
   parser_->app.add_option(name, value, help);
+}
+void Flags::add(const std::string& name, std::vector<double>& values, const std::string& help) {
+  const CLI::Validator positive(
+      [](const std::string& text) -> std::string {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value > 0 && std::isfinite(value)) return {};
+        return "'" + text + "' is not a finite number > 0";
+      },
+      "> 0");
+  parser_->app.add_option(name, values, help)
+      ->delimiter(',')
+      ->check(positive)
+      ->capture_default_str();
 }
 void Flags::add(const std::string& name, std::string& value, const std::string& help) {
   parser_->app.add_option(name, value, help)->capture_default_str();

@@ -25,6 +25,8 @@ class Flags {
   void add(const std::string& name, std::uint64_t& value, const std::string& help);
   void add(const std::string& name, float& value, const std::string& help);
   void add(const std::string& name, std::optional<float>& value, const std::string& help);
+  /// Numbers above 0, separated by commas: at least one.
+  void add(const std::string& name, std::vector<double>& values, const std::string& help);
   void add(const std::string& name, std::string& value, const std::string& help);
   /// One of `choices`.
   void add(const std::string& name, std::string& value, const std::string& help,

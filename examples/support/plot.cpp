@@ -84,6 +84,22 @@ class Script {
     text_ << "END\n";
     return name;
   }
+  /// What a heat map shows as numbers: the powers of ten by which entries are above `smallest`,
+  /// with their signs.
+  std::string data(const HeatMap& map) {
+    const std::string name = next_name();
+    text_ << name << " << END\n";
+    for (Eigen::Index i = 0; i < map.values.rows(); ++i) {
+      for (Eigen::Index j = 0; j < map.values.cols(); ++j) {
+        const double value = map.values(i, j);
+        const double decades = std::log10(std::max(std::abs(value) / map.smallest, 1.0));
+        text_ << (value < 0 ? -decades : decades) << ' ';
+      }
+      text_ << '\n';
+    }
+    text_ << "END\n";
+    return name;
+  }
   /// The line on which the field is 1/2, as data.
   std::string contour(const std::string& field) {
     const std::string name = next_name();
@@ -153,6 +169,7 @@ std::string drawn_as(const Series& series, bool over_background) {
 
 /// Writes what `panel` shows and returns the plot command for it.
 std::string plot_command(Script& script, const Panel& panel) {
+  if (panel.heat_map) return "plot " + script.data(*panel.heat_map) + " matrix with image notitle";
   std::vector<std::string> parts;
   if (panel.background) {
     const std::string field = script.data(*panel.background);
@@ -188,20 +205,43 @@ std::pair<double, double> padded_y_range(const Panel& panel) {
   return {std::exp(low - padding), std::exp(high + padding)};
 }
 
+/// A square with a bar that says what the colours mean.
+void set_heat_map(Script& script, const HeatMap& map) {
+  const double decades = std::log10(map.largest / map.smallest);
+  // A few colours keep the file small.
+  script << "set size square\nunset grid\nset colorbox\nset palette maxcolors 23\n"
+         << "set xlabel offset 0,0.2\nset palette defined (-1 '" << hex(rgb(Colour::Blue))
+         << "', -0.5 '" << hex(tint(rgb(Colour::SkyBlue))) << "', 0 '#ffffff', 0.5 '"
+         << hex(tint(rgb(Colour::Orange))) << "', 1 '" << hex(rgb(Colour::Vermilion))
+         << "')\nset cbrange [" << -decades << ':' << decades
+         << "]\nset xrange [-0.5:" << map.values.cols() << "-0.5]\nset yrange ["
+         << map.values.rows() << "-0.5:-0.5]\nset cbtics ('0' 0";
+  constexpr double kRounding = 1e-9;
+  for (int power = static_cast<int>(std::floor(std::log10(map.largest) + kRounding));
+       std::pow(10.0, power) >= map.smallest * (1 + kRounding); --power) {
+    const double at = power - std::log10(map.smallest);
+    script << ", '1e" << power << "' " << at << ", '-1e" << power << "' " << -at;
+  }
+  script << ")\n";
+}
+
 void set_axes(Script& script, const Panel& panel) {
   script << "set title " << quoted(panel.title) << '\n'
          << "set xlabel " << quoted(panel.x_label) << " offset 0,0.6\n"
-         << "set ylabel " << quoted(panel.y_label) << '\n';
-  if (panel.logarithmic_y)
-    script << "set logscale y\nset format y '%g'\n";
-  else
-    script << "unset logscale\nset format y '%g'\n";
-  if (panel.background) {
+         << "set ylabel " << quoted(panel.y_label) << '\n'
+         << "unset logscale\nset xrange [*:*]\nset yrange [*:*]\nset format '%g'\n"
+         << "set size nosquare\nunset colorbox\n";
+  if (panel.logarithmic_x) script << "set logscale x\n";
+  if (panel.logarithmic_y) script << "set logscale y\n";
+  if (panel.heat_map) {
+    set_heat_map(script, *panel.heat_map);
+  } else if (panel.background) {
     const Field& field = *panel.background;
     script << "set xrange [" << field.left << ':' << field.right << "]\n"
            << "set yrange [" << field.bottom << ':' << field.top << "]\n"
-           << "set palette defined (0 '" << hex(tint(rgb(field.low))) << "', 0.5 '#ffffff', 1 '"
-           << hex(tint(rgb(field.high))) << "')\nset cbrange [0:1]\nunset grid\n";
+           << "set palette maxcolors 0\nset palette defined (0 '" << hex(tint(rgb(field.low)))
+           << "', 0.5 '#ffffff', 1 '" << hex(tint(rgb(field.high)))
+           << "')\nset cbrange [0:1]\nunset grid\n";
   } else {
     const auto [low, high] = padded_y_range(panel);
     script << "set autoscale xfix\nset yrange [" << low << ':' << high
@@ -216,7 +256,7 @@ void draw(const std::string& file, const std::vector<Panel>& panels, int columns
   Script script;
   script << "set terminal " << terminal(file, columns * kPanelWidth, rows * kPanelHeight) << '\n'
          << "set output " << quoted(file) << '\n'
-         << "unset colorbox\nset border linecolor rgb '#555555'\nset tics nomirror\n"
+         << "set border linecolor rgb '#555555'\nset tics nomirror\n"
          << "set key bmargin center horizontal Left reverse samplen 3 width -1\n";
 
   // Data and contours come first: gnuplot computes no tables within a multiplot.

@@ -29,13 +29,23 @@ struct Field {
   Colour low, high;
 };
 
+/// A matrix, its first entry at the top left: positive entries in one colour, negative ones in
+/// another, the darker the larger on a logarithmic scale that ends at `largest`; entries below
+/// `smallest` in size are white.
+struct HeatMap {
+  Eigen::MatrixXd values;
+  double smallest, largest;  ///< 0 < smallest < largest
+};
+
 struct Panel {
   std::string title = {};
   std::string x_label = {};
   std::string y_label = {};
+  bool logarithmic_x = false;
   bool logarithmic_y = false;
   std::vector<Series> series = {};
   std::optional<Field> background = {};
+  std::optional<HeatMap> heat_map = {};  ///< in place of all series
 };
 
 /// Draws the panels in rows of `columns` to an SVG or PNG file, as its name ends.

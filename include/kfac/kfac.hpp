@@ -1,9 +1,11 @@
 #pragma once
 
-/// Everything that needs only Eigen and compiles fast. Apart from it stand
-/// `kfac/linalg/spectral_inverse.hpp` (exact damping; Eigen's eigensolver takes seconds to
-/// compile), `kfac/io/*.hpp` (zlib, nlohmann_json) and `kfac/testing/*.hpp`.
+/// What training needs, with Eigen alone. Apart from it stand the blocks in an eigenbasis (Eigen's
+/// eigensolver takes seconds to compile) and the exact operators in `kfac/curvature/`, the algebra in
+/// `kfac/linalg/`, `kfac/io/*.hpp` (zlib, nlohmann_json) and `kfac/testing/*.hpp`.
 
+#include <kfac/curvature/curvature_estimator.hpp>
+#include <kfac/curvature/diagonal_block.hpp>
 #include <kfac/curvature/fisher.hpp>
 #include <kfac/curvature/ggn.hpp>
 #include <kfac/curvature/kronecker_block.hpp>
@@ -11,16 +13,19 @@
 #include <kfac/data/batches.hpp>
 #include <kfac/data/dataset.hpp>
 #include <kfac/data/metrics.hpp>
+#include <kfac/data/slices.hpp>
 #include <kfac/data/two_moons.hpp>
 #include <kfac/loss/binary_cross_entropy.hpp>
 #include <kfac/loss/mean_squared_error.hpp>
 #include <kfac/loss/softmax_cross_entropy.hpp>
 #include <kfac/nn/activations.hpp>
 #include <kfac/nn/any_layer.hpp>
-#include <kfac/nn/conv2d.hpp>
+#include <kfac/nn/channels_last.hpp>
+#include <kfac/nn/conv.hpp>
 #include <kfac/nn/dropout.hpp>
 #include <kfac/nn/dynamic_sequential.hpp>
 #include <kfac/nn/flatten.hpp>
+#include <kfac/nn/global_pooling.hpp>
 #include <kfac/nn/linear.hpp>
 #include <kfac/nn/pooling.hpp>
 #include <kfac/nn/residual.hpp>

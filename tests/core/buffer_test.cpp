@@ -24,6 +24,7 @@ TEST_CASE("Buffer: what fits takes no new memory, and the same size finds its co
   CHECK(buffer.map(2, 2).data() == memory);
   CHECK(buffer.map(0, 3).data() == memory);
   CHECK(buffer.map(4, 6) == values);
+  CHECK(buffer.capacity() == 24);
 }
 
 TEST_CASE("Buffer: grows where a matrix does not fit", "[core]") {

@@ -1,7 +1,10 @@
 #include <kfac/curvature/ggn.hpp>
+#include <kfac/nn/activations.hpp>
+#include <kfac/nn/linear.hpp>
+#include <kfac/nn/residual.hpp>
 
 #include "support/catch.hpp"
-#include "support/networks.hpp"
+#include "support/exact.hpp"
 
 using namespace kfac;
 using namespace kfac::test;
@@ -13,34 +16,18 @@ auto network(Rng& rng) {
                     Residual(Linear<double>(4, 4, rng), GELU<double>{}), Linear<double>(4, 2, rng)};
 }
 
-/// Moves the model's parameters along a flat direction.
-template <class Model>
-void move(Model& model, const Vector<double>& direction, double length) {
-  Index offset = 0;
-  for (auto& layer : model.layers()) {
-    layer.parameters += length * direction.segment(offset, layer.parameters.size());
-    offset += layer.parameters.size();
-  }
-}
-
 }  // namespace
 
 TEST_CASE("Ggn: the Jacobian agrees with central finite differences of the outputs") {
   Rng rng(1);
   auto model = network(rng);
   const MeanSquaredError<double> loss;
-  const Matrix<double> x = random_matrix(3, 5, rng);
-  Ggn ggn(model, loss, x);
+  const Matrix<double> x = normal<double>(3, 5, rng);
+  const Ggn ggn(model, loss, x);
   const Matrix<double> jacobian = ggn.jacobian();
-  constexpr double kStep = 1e-5;
   for (Index j = 0; j < ggn.cols(); ++j) {
-    const Vector<double> direction = Vector<double>::Unit(ggn.cols(), j);
-    move(model, direction, kStep);
-    const Matrix<double> above = model.forward(x);
-    move(model, direction, -2 * kStep);
-    const Matrix<double> below = model.forward(x);
-    move(model, direction, kStep);
-    const Matrix<double> slope = (above - below) / (2 * kStep);
+    const Matrix<double> slope = derivative_along(model, Vector<double>::Unit(ggn.cols(), j),
+                                                  [&] { return Matrix<double>(model.forward(x)); });
     CHECK((jacobian.col(j) - slope.reshaped()).norm() < 1e-8);
   }
 }
@@ -48,7 +35,7 @@ TEST_CASE("Ggn: the Jacobian agrees with central finite differences of the outpu
 TEST_CASE("Ggn: products with C, J and J^T agree with the dense matrices") {
   Rng rng(2);
   auto model = network(rng);
-  const Matrix<double> x = random_matrix(3, 5, rng);
+  const Matrix<double> x = normal<double>(3, 5, rng);
   const auto check = [&](const auto& loss) {
     Ggn ggn(model, loss, x);
     const Matrix<double> c = ggn.dense();
@@ -56,8 +43,8 @@ TEST_CASE("Ggn: products with C, J and J^T agree with the dense matrices") {
     CHECK(c.rows() == ggn.rows());
     CHECK(relative_error(c, c.transpose()) < 1e-14);
     for (int repeat = 0; repeat < 5; ++repeat) {
-      const Vector<double> v = random_matrix(ggn.cols(), 1, rng);
-      const Matrix<double> u = random_matrix(2, 5, rng);
+      const Vector<double> v = normal<double>(ggn.cols(), 1, rng);
+      const Matrix<double> u = normal<double>(2, 5, rng);
       CHECK(relative_error(ggn * v, c * v) < 1e-12);
       CHECK(relative_error(ggn.jacobian_product(v).reshaped(), j * v) < 1e-12);
       CHECK(relative_error(ggn.jacobian_transposed_product(u), j.transpose() * u.reshaped()) <
@@ -74,32 +61,40 @@ TEST_CASE(
   Rng rng(3);
   Sequential model{Linear<double>(3, 4, rng)};
   const SoftmaxCrossEntropy<double> loss;
-  const Matrix<double> x = random_matrix(3, 6, rng);
-  const Labels y = random_labels(4, 6, rng);
+  const Matrix<double> x = normal<double>(3, 6, rng);
+  const Labels y = targets_for(loss, 4, 6, rng);
   Ggn ggn(model, loss, x);
   const Matrix<double> c = ggn.dense();
-  const auto gradient = [&] {
-    model.backward(loss.gradient(model.forward(x), y));
-    return Vector<double>(model.gradient());
-  };
-  constexpr double kStep = 1e-5;
   for (Index j = 0; j < c.cols(); ++j) {
-    const Vector<double> direction = Vector<double>::Unit(c.cols(), j);
-    move(model, direction, kStep);
-    const Vector<double> above = gradient();
-    move(model, direction, -2 * kStep);
-    const Vector<double> below = gradient();
-    move(model, direction, kStep);
-    CHECK((c.col(j) - (above - below) / (2 * kStep)).norm() < 1e-8);
+    const Vector<double> slope = derivative_along(model, Vector<double>::Unit(c.cols(), j), [&] {
+      model.backward(loss.gradient(model.forward(x), y));
+      return Vector<double>(model.gradient());
+    });
+    CHECK((c.col(j) - slope).norm() < 1e-8);
   }
+}
+
+TEST_CASE("Ggn: on slices, the dense form and Jacobian products are those of all the data") {
+  Rng rng(6);
+  auto model = network(rng);
+  const SoftmaxCrossEntropy<double> loss;
+  const Dataset<double> data{normal<double>(3, 7, rng), Labels::Zero(7)};
+  const Ggn whole(model, loss, data.inputs);
+  const Ggn sliced(model, loss, slices(data, 3));
+  const Vector<double> v = normal<double>(whole.cols(), 1, rng);
+  const Matrix<double> u = normal<double>(4, 9, rng);
+  CHECK(relative_error(sliced.dense(), whole.dense()) < 1e-13);
+  CHECK(relative_error(sliced.jacobian_product(v), whole.jacobian_product(v)) < 1e-14);
+  CHECK(relative_error(sliced.jacobian_transposed_product(u.block(1, 2, 2, 7)),
+                       whole.jacobian().transpose() * u.block(1, 2, 2, 7).reshaped()) < 1e-13);
 }
 
 TEST_CASE("Ggn: leaves the model's own workspace and observers alone") {
   Rng rng(4);
   auto model = network(rng);
   const SoftmaxCrossEntropy<double> loss;
-  const Matrix<double> x = random_matrix(3, 5, rng);
-  const Labels y = random_labels(2, 5, rng);
+  const Matrix<double> x = normal<double>(3, 5, rng);
+  const Labels y = targets_for(loss, 2, 5, rng);
   struct Counter : Observer<double> {
     int heard = 0;
     void on_input(const std::string&, const SharedBatch<double>&) override { ++heard; }
@@ -109,8 +104,8 @@ TEST_CASE("Ggn: leaves the model's own workspace and observers alone") {
   const Vector<double> gradient = model.gradient();
   for (auto& layer : model.layers())
     if (layer.hooks) layer.hooks->attach(counter);
-  Ggn ggn(model, loss, random_matrix(3, 2, rng));
-  const Vector<double> v = random_matrix(ggn.cols(), 1, rng);
+  Ggn ggn(model, loss, normal<double>(3, 2, rng));
+  const Vector<double> v = normal<double>(ggn.cols(), 1, rng);
   CHECK((ggn * v).norm() > 0);
   CHECK(counter.heard == 0);
   CHECK(model.gradient() == gradient);
@@ -120,7 +115,11 @@ TEST_CASE("Ggn: a vector of the wrong length is a ShapeError") {
   Rng rng(5);
   auto model = network(rng);
   const MeanSquaredError<double> loss;
-  Ggn ggn(model, loss, random_matrix(3, 2, rng));
+  Ggn ggn(model, loss, normal<double>(3, 2, rng));
   const Vector<double> v = Vector<double>::Ones(ggn.cols() + 1);
   CHECK_THROWS_AS(ggn * v, ShapeError);
+  CHECK_THROWS_WITH(ggn.jacobian_product(v),
+                    "kfac::Ggn::jacobian_product: 'v' has 47 entries, expected 46");
+  CHECK_THROWS_WITH(ggn.jacobian_transposed_product(Matrix<double>::Zero(2, 3)),
+                    "kfac::Ggn::jacobian_transposed_product: 'u' is 2x3, expected 2x2");
 }

@@ -1,6 +1,6 @@
 #include <Eigen/LU>
 
-#include <kfac/nn/conv2d.hpp>
+#include <kfac/nn/conv.hpp>
 #include <kfac/nn/flatten.hpp>
 
 #include "support/catch.hpp"
@@ -41,7 +41,8 @@ TEST_CASE("Preconditioner: each group of a convolution has a block of its own") 
     const Matrix<double> gradients = recorder.gradient.middleRows(3 * group, 3);
     const Matrix<double> a = patches * patches.transpose() / (5.0 * 4.0);
     const Matrix<double> g = 5 * gradients * gradients.transpose();
-    const auto& block = blocks[static_cast<std::size_t>(group)];
+    const KroneckerBlock<double>& block =
+        block_of(*preconditioner.layers()[0], static_cast<std::size_t>(group));
     CHECK(relative_error(block.input_factor(), a) < 1e-12);
     CHECK(relative_error(block.output_gradient_factor(), g) < 1e-12);
 

@@ -3,9 +3,10 @@
 #include <Eigen/Eigenvalues>
 #include <Eigen/LU>
 
-#include <kfac/linalg/spectral_inverse.hpp>
+#include <kfac/curvature/kronecker_eigen_block.hpp>
 
 #include "support/catch.hpp"
+#include "support/eigensolver.hpp"
 #include "support/networks.hpp"
 
 using namespace kfac;
@@ -99,9 +100,9 @@ TEST_CASE("KroneckerBlock: damped inverses equal the dense inverse of the damped
     const Matrix<double> v = random_matrix(outputs, inputs + 1, rng);
     for (const double damping : {1.0, 1e-2, 1e-4}) {
       const double root = std::sqrt(damping);
-      const KroneckerBlockOptions<double> options{.inputs = inputs, .outputs = outputs};
+      const BlockOptions<double> options{.inputs = inputs, .outputs = outputs};
 
-      KroneckerBlock<double, SpectralInverse<double>> exact(options);
+      KroneckerEigenBlock<double> exact(options);
       exact.accumulate(x, g);
       const Matrix<double>& a = exact.input_factor();
       const Matrix<double>& gg = exact.output_gradient_factor();
@@ -122,7 +123,7 @@ TEST_CASE("KroneckerBlock: damped inverses equal the dense inverse of the damped
                                                                            shifted(gg, root / pi)),
                                          v)) < 1e-8);
 
-      KroneckerBlockOptions<double> without_pi = options;
+      BlockOptions<double> without_pi = options;
       without_pi.pi = false;
       KroneckerBlock<double> plain(without_pi);
       plain.accumulate(x, g);
@@ -187,8 +188,8 @@ TEST_CASE("KroneckerBlock: a dead layer is survived: a zero factor takes pi = 1"
 TEST_CASE(
     "KroneckerBlock: without damping, a regular factor is inverted and a singular one refused") {
   Rng rng(8);
-  const auto check = [&](auto inverse) {
-    using Block = KroneckerBlock<double, decltype(inverse)>;
+  const auto check = [&](const auto& kind) {
+    using Block = std::remove_cvref_t<decltype(kind)>;
     Block regular({.inputs = 3, .outputs = 2});
     regular.accumulate(random_matrix(3, 20, rng), random_matrix(2, 20, rng));
     CHECK(regular.refresh_inverse(0.0));
@@ -197,7 +198,7 @@ TEST_CASE(
     singular.accumulate(random_matrix(3, 2, rng), random_matrix(2, 2, rng));
     CHECK_THROWS_MATCHES(
         singular.refresh_inverse(0.0), SingularError,
-        Catch::Matchers::Message("kfac::KroneckerBlock::refresh_inverse: 'damping' is 0 and a "
+        Catch::Matchers::Message("kfac::CurvatureBlock::refresh_inverse: 'damping' is 0 and a "
                                  "factor is singular, expected damping > 0 (layer 'fc1')"));
     CHECK_FALSE(singular.has_inverse());
     CHECK(singular.refresh_inverse(1e-3));
@@ -208,8 +209,8 @@ TEST_CASE(
     singular.precondition(again);
     CHECK(again == v);
   };
-  check(FactoredInverse<double>());
-  check(SpectralInverse<double>());
+  check(KroneckerBlock<double>({.inputs = 1, .outputs = 1}));
+  check(KroneckerEigenBlock<double>({.inputs = 1, .outputs = 1}));
 }
 
 TEST_CASE("KroneckerBlock: bad input is an exception that leaves the block as it was") {
@@ -230,9 +231,9 @@ TEST_CASE("KroneckerBlock: bad input is an exception that leaves the block as it
   CHECK_THROWS_MATCHES(
       block.accumulate(random_matrix(4, 5, rng), g), ShapeError,
       Message(
-          "kfac::KroneckerBlock::accumulate: 'activations' is 4x5, expected 3x5 (layer 'fc1')"));
+          "kfac::CurvatureBlock::accumulate: 'activations' is 4x5, expected 3x5 (layer 'fc1')"));
   CHECK_THROWS_MATCHES(block.accumulate(x, random_matrix(2, 4, rng)), ShapeError,
-                       Message("kfac::KroneckerBlock::accumulate: 'output_gradients' is 2x4, "
+                       Message("kfac::CurvatureBlock::accumulate: 'output_gradients' is 2x4, "
                                "expected 2x5 (layer 'fc1')"));
   CHECK_THROWS_AS(block.accumulate(Matrix<double>(3, 0), Matrix<double>(2, 0)), ShapeError);
   Matrix<double> bad = x;

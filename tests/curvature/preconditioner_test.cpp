@@ -108,7 +108,7 @@ TEST_CASE("Preconditioner: factors and inverses are updated when they are due, a
   Rng rng(4);
   auto model = network(rng);
   Preconditioner preconditioner(model, {.damping = 0.1, .factor_every = 2, .inverse_every = 3});
-  const auto& block = preconditioner.layers()[0]->blocks()[0];
+  const KroneckerBlock<double>& block = block_of(*preconditioner.layers()[0]);
   Matrix<double> factor = block.input_factor();
   Matrix<double> probe;
   for (int step = 0; step < 7; ++step) {
@@ -117,7 +117,7 @@ TEST_CASE("Preconditioner: factors and inverses are updated when they are due, a
     CHECK((block.input_factor() != factor) == (step % 2 == 0));
     factor = block.input_factor();
     Matrix<double> image = Matrix<double>::Ones(5, 5);
-    preconditioner.layers()[0]->blocks()[0].precondition(image);
+    preconditioner.layers()[0]->blocks()[0]->precondition(image);
     if (step > 0) CHECK((image != probe) == (step % 3 == 0));
     probe = image;
   }
@@ -193,7 +193,7 @@ TEST_CASE("Preconditioner: without damping a singular factor throws and leaves a
   Rng rng(8);
   auto model = network(rng);
   Preconditioner preconditioner(model, {.damping = 0.0, .inverse_every = 1});
-  const auto& block = preconditioner.layers()[0]->blocks()[0];
+  const KroneckerBlock<double>& block = block_of(*preconditioner.layers()[0]);
   const Matrix<double> before = block.input_factor();
   backward(model, random_matrix(4, 2, rng), random_labels(3, 2, rng));
   const Vector<double> gradient = model.gradient();

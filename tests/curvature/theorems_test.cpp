@@ -5,7 +5,7 @@
 // Jacobian alone.
 
 #include <kfac/curvature/ggn.hpp>
-#include <kfac/nn/conv2d.hpp>
+#include <kfac/nn/conv.hpp>
 #include <kfac/nn/flatten.hpp>
 
 using namespace kfac;

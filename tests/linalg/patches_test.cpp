@@ -1,3 +1,4 @@
+#include <array>
 #include <set>
 #include <tuple>
 
@@ -5,22 +6,24 @@
 #include <kfac/linalg/patches.hpp>
 
 #include "support/catch.hpp"
+#include "support/random.hpp"
 
 using kfac::Index;
 using kfac::Matrix;
-using kfac::MatrixMap;
 using kfac::PatchGeometry;
 using kfac::Rng;
+using kfac::test::normal;
 
 namespace {
 
-PatchGeometry random_geometry(Rng& rng) {
+template <std::size_t Axes>
+PatchGeometry<Axes> random_geometry(Rng& rng) {
   for (;;) {
-    PatchGeometry geometry;
+    PatchGeometry<Axes> geometry;
     geometry.channels = 1 + rng.below(3);
-    for (std::size_t axis = 0; axis < 2; ++axis) {
-      geometry.image[axis] = 1 + rng.below(8);
-      geometry.kernel[axis] = 1 + rng.below(4);
+    for (std::size_t axis = 0; axis < Axes; ++axis) {
+      geometry.image[axis] = 1 + rng.below(Axes == 3 ? 5 : 8);
+      geometry.kernel[axis] = 1 + rng.below(Axes == 3 ? 3 : 4);
       geometry.stride[axis] = 1 + rng.below(3);
       geometry.padding[axis] = rng.below(4);
       geometry.dilation[axis] = 1 + rng.below(3);
@@ -30,41 +33,107 @@ PatchGeometry random_geometry(Rng& rng) {
 }
 
 /// The pixel of an axis under the window's entry, by the definition; outside it is padding.
-Index pixel(const PatchGeometry& geometry, std::size_t axis, Index place, Index entry) {
+template <std::size_t Axes>
+Index pixel(const PatchGeometry<Axes>& geometry, std::size_t axis, Index place, Index entry) {
   return place * geometry.stride[axis] - geometry.padding[axis] + entry * geometry.dilation[axis];
 }
 
-template <class S>
-Matrix<S> random_matrix(Index rows, Index columns, Rng& rng) {
-  Matrix<S> values(rows, columns);
-  rng.fill_normal(values);
-  return values;
+/// The index along each axis of the `flat`-th entry, row-major.
+template <std::size_t Axes>
+std::array<Index, Axes> unflatten(Index flat, const std::array<Index, Axes>& sizes) {
+  std::array<Index, Axes> index{};
+  for (std::size_t axis = Axes; axis-- > 0; flat /= sizes[axis]) index[axis] = flat % sizes[axis];
+  return index;
 }
 
-template <class S>
-MatrixMap<S> map(Matrix<S>& matrix) {
-  return {matrix.data(), matrix.rows(), matrix.cols()};
+/// Calls `body(tap, place, pixel)` for all that are inside the image, from the definition.
+template <std::size_t Axes, class Body>
+void for_each_entry(const PatchGeometry<Axes>& geometry, Body&& body) {
+  std::array<Index, Axes> places{};
+  for (std::size_t axis = 0; axis < Axes; ++axis) places[axis] = geometry.places(axis);
+  for (Index place = 0; place < geometry.positions(); ++place)
+    for (Index tap = 0; tap < geometry.taps(); ++tap) {
+      const std::array<Index, Axes> at = unflatten(place, places);
+      const std::array<Index, Axes> entry = unflatten(tap, geometry.kernel);
+      Index flat = 0;
+      bool inside = true;
+      for (std::size_t axis = 0; axis < Axes; ++axis) {
+        const Index i = pixel(geometry, axis, at[axis], entry[axis]);
+        inside = inside && i >= 0 && i < geometry.image[axis];
+        flat = flat * geometry.image[axis] + i;
+      }
+      if (inside) body(tap, place, flat);
+    }
 }
 
-/// One entry at a time, from the definition.
-template <class S>
-Matrix<S> naive_patches(const PatchGeometry& geometry, const Matrix<S>& images) {
-  const auto [height, width] = geometry.image;
-  const Index columns = geometry.places(1);
+template <std::size_t Axes, class S>
+Matrix<S> naive_patches(const PatchGeometry<Axes>& geometry, const Matrix<S>& images) {
   Matrix<S> patches = Matrix<S>::Zero(images.cols() * geometry.positions(), geometry.features());
   for (Index example = 0; example < images.cols(); ++example)
-    for (Index row = 0; row < geometry.places(0); ++row)
-      for (Index column = 0; column < columns; ++column)
-        for (Index channel = 0, feature = 0; channel < geometry.channels; ++channel)
-          for (Index k1 = 0; k1 < geometry.kernel[0]; ++k1)
-            for (Index k2 = 0; k2 < geometry.kernel[1]; ++k2, ++feature) {
-              const Index y = pixel(geometry, 0, row, k1);
-              const Index x = pixel(geometry, 1, column, k2);
-              if (y < 0 || y >= height || x < 0 || x >= width) continue;
-              patches(example * geometry.positions() + row * columns + column, feature) =
-                  images((channel * height + y) * width + x, example);
-            }
+    for (Index channel = 0; channel < geometry.channels; ++channel)
+      for_each_entry(geometry, [&](Index tap, Index place, Index flat) {
+        patches(example * geometry.positions() + place, channel * geometry.taps() + tap) =
+            images(channel * geometry.plane_size() + flat, example);
+      });
   return patches;
+}
+
+template <std::size_t Axes>
+void check_places(Rng& rng) {
+  const auto geometry = random_geometry<Axes>(rng);
+  Index positions = 1;
+  for (std::size_t axis = 0; axis < Axes; ++axis) {
+    Index places = 0;
+    while (pixel(geometry, axis, places, geometry.kernel[axis] - 1) <
+           geometry.image[axis] + geometry.padding[axis])
+      ++places;
+    REQUIRE(geometry.places(axis) == places);
+    positions *= places;
+  }
+  REQUIRE(geometry.positions() == positions);
+}
+
+template <std::size_t Axes>
+void check_visits(Rng& rng) {
+  const auto geometry = random_geometry<Axes>(rng);
+  using Visit = std::tuple<Index, Index, Index>;  // tap, place, pixel
+  std::set<Visit> expected;
+  for_each_entry(geometry, [&](Index tap, Index place, Index flat) {
+    expected.insert({tap, place, flat});
+  });
+  std::set<Visit> visited;
+  bool twice = false;
+  kfac::for_each_window_row(geometry, [&](Index tap, Index place, Index first, Index count) {
+    for (Index i = 0; i < count; ++i)
+      twice |= !visited.insert({tap, place + i, first + i * geometry.stride.back()}).second;
+  });
+  REQUIRE_FALSE(twice);
+  REQUIRE(visited == expected);
+}
+
+template <std::size_t Axes, class S>
+void check_unfold(Rng& rng) {
+  const auto geometry = random_geometry<Axes>(rng);
+  const Index examples = 1 + rng.below(4);
+  const auto images = normal<S>(geometry.channels * geometry.plane_size(), examples, rng);
+  // What was there before must not show through.
+  auto patches = normal<S>(examples * geometry.positions(), geometry.features(), rng);
+  kfac::unfold_patches<S>(geometry, images, patches);
+  REQUIRE(patches == naive_patches(geometry, images));
+}
+
+template <std::size_t Axes>
+void check_adjoint(Rng& rng) {
+  const auto geometry = random_geometry<Axes>(rng);
+  const Index examples = 1 + rng.below(4);
+  const auto images = normal<double>(geometry.channels * geometry.plane_size(), examples, rng);
+  const auto covector = normal<double>(examples * geometry.positions(), geometry.features(), rng);
+  Matrix<double> unfolded(covector.rows(), covector.cols());
+  auto folded = normal<double>(images.rows(), images.cols(), rng);
+  kfac::unfold_patches<double>(geometry, images, unfolded);
+  kfac::fold_patches<double>(geometry, covector, folded);
+  REQUIRE(unfolded.cwiseProduct(covector).sum() ==
+          Approx(images.cwiseProduct(folded).sum()).margin(1e-11));
 }
 
 }  // namespace
@@ -73,43 +142,22 @@ TEST_CASE("PatchGeometry counts the places where the window is inside the padded
           "[linalg][exact]") {
   Rng rng(1);
   for (int trial = 0; trial < 200; ++trial) {
-    const PatchGeometry geometry = random_geometry(rng);
-    for (std::size_t axis = 0; axis < 2; ++axis) {
-      Index places = 0;
-      while (pixel(geometry, axis, places, geometry.kernel[axis] - 1) <
-             geometry.image[axis] + geometry.padding[axis])
-        ++places;
-      REQUIRE(geometry.places(axis) == places);
-    }
+    check_places<1>(rng);
+    check_places<2>(rng);
+    check_places<3>(rng);
   }
-  REQUIRE(PatchGeometry{.image = {4, 4}, .kernel = {5, 5}}.positions() == 0);
+  REQUIRE(PatchGeometry<1>{.image = {4}, .kernel = {5}}.positions() == 0);
+  REQUIRE(PatchGeometry<2>{.image = {4, 4}, .kernel = {5, 5}}.positions() == 0);
+  REQUIRE(PatchGeometry<3>{.image = {4, 4, 4}, .kernel = {1, 5, 1}}.positions() == 0);
 }
 
 TEST_CASE("for_each_window_row visits each entry and place inside the image once",
           "[linalg][exact]") {
   Rng rng(2);
   for (int trial = 0; trial < 200; ++trial) {
-    const PatchGeometry geometry = random_geometry(rng);
-    using Visit = std::tuple<Index, Index, Index>;  // tap, place, pixel
-    std::set<Visit> expected;
-    for (Index row = 0; row < geometry.places(0); ++row)
-      for (Index column = 0; column < geometry.places(1); ++column)
-        for (Index k1 = 0; k1 < geometry.kernel[0]; ++k1)
-          for (Index k2 = 0; k2 < geometry.kernel[1]; ++k2) {
-            const Index y = pixel(geometry, 0, row, k1);
-            const Index x = pixel(geometry, 1, column, k2);
-            if (y >= 0 && y < geometry.image[0] && x >= 0 && x < geometry.image[1])
-              expected.insert({k1 * geometry.kernel[1] + k2, row * geometry.places(1) + column,
-                               y * geometry.image[1] + x});
-          }
-    std::set<Visit> visited;
-    bool twice = false;
-    kfac::for_each_window_row(geometry, [&](Index tap, Index place, Index first, Index count) {
-      for (Index i = 0; i < count; ++i)
-        twice |= !visited.insert({tap, place + i, first + i * geometry.stride[1]}).second;
-    });
-    REQUIRE_FALSE(twice);
-    REQUIRE(visited == expected);
+    check_visits<1>(rng);
+    check_visits<2>(rng);
+    check_visits<3>(rng);
   }
 }
 
@@ -118,48 +166,49 @@ TEMPLATE_TEST_CASE("unfold_patches equals a loop over the definition", "[linalg]
   using S = TestType;
   Rng rng(3);
   for (int trial = 0; trial < 200; ++trial) {
-    const PatchGeometry geometry = random_geometry(rng);
-    const Index examples = 1 + rng.below(4);
-    const auto images = random_matrix<S>(geometry.channels * geometry.plane_size(), examples, rng);
-    // What was there before must not show through.
-    auto patches = random_matrix<S>(examples * geometry.positions(), geometry.features(), rng);
-    kfac::unfold_patches(geometry, images, map(patches));
-    REQUIRE(patches == naive_patches(geometry, images));
+    check_unfold<1, S>(rng);
+    check_unfold<2, S>(rng);
+    check_unfold<3, S>(rng);
   }
 }
 
 TEST_CASE("unfold_patches reads some examples of a larger batch", "[linalg][exact]") {
   Rng rng(4);
-  const PatchGeometry geometry{.channels = 2, .image = {5, 4}, .kernel = {3, 2}, .padding = {1, 0}};
-  const auto images = random_matrix<double>(40 + 3, 6, rng);  // each column longer than an image
+  const PatchGeometry<2> geometry{
+      .channels = 2, .image = {5, 4}, .kernel = {3, 2}, .padding = {1, 0}};
+  const auto images = normal<double>(40 + 3, 6, rng);  // each column longer than an image
   const Matrix<double> chosen = images.block(0, 2, 40, 3);
   Matrix<double> patches(3 * geometry.positions(), geometry.features());
-  kfac::unfold_patches(geometry, images.block(0, 2, 40, 3), map(patches));
+  kfac::unfold_patches<double>(geometry, images.block(0, 2, 40, 3), patches);
   REQUIRE(patches == naive_patches(geometry, chosen));
+}
+
+TEST_CASE("unfold_patches writes some rows of a larger matrix", "[linalg][exact]") {
+  Rng rng(6);
+  const PatchGeometry<2> geometry{
+      .channels = 2, .image = {5, 4}, .kernel = {3, 2}, .padding = {1, 0}};
+  const auto images = normal<double>(40, 3, rng);
+  const Index rows = geometry.positions();
+  Matrix<double> patches = Matrix<double>::Constant(5 * rows, geometry.features(), 7);
+  kfac::unfold_patches<double>(geometry, images, patches.middleRows(rows, 3 * rows));
+  REQUIRE(patches.middleRows(rows, 3 * rows) == naive_patches(geometry, images));
+  REQUIRE((patches.topRows(rows).array() == 7).all());
+  REQUIRE((patches.bottomRows(rows).array() == 7).all());
 }
 
 TEST_CASE("fold_patches is the adjoint of unfold_patches", "[linalg][property]") {
   Rng rng(5);
   for (int trial = 0; trial < 200; ++trial) {
-    const PatchGeometry geometry = random_geometry(rng);
-    const Index examples = 1 + rng.below(4);
-    const auto images =
-        random_matrix<double>(geometry.channels * geometry.plane_size(), examples, rng);
-    const auto covector =
-        random_matrix<double>(examples * geometry.positions(), geometry.features(), rng);
-    Matrix<double> unfolded(covector.rows(), covector.cols());
-    auto folded = random_matrix<double>(images.rows(), images.cols(), rng);
-    kfac::unfold_patches(geometry, images, map(unfolded));
-    kfac::fold_patches(geometry, covector, map(folded));
-    REQUIRE(unfolded.cwiseProduct(covector).sum() ==
-            Approx(images.cwiseProduct(folded).sum()).margin(1e-11));
+    check_adjoint<1>(rng);
+    check_adjoint<2>(rng);
+    check_adjoint<3>(rng);
   }
 }
 
 TEST_CASE("fold_patches of ones counts how often a pixel is under the window", "[linalg][exact]") {
-  const PatchGeometry geometry{.image = {3, 3}, .kernel = {3, 3}, .padding = {1, 1}};
+  const PatchGeometry<2> geometry{.image = {3, 3}, .kernel = {3, 3}, .padding = {1, 1}};
   Matrix<double> counts(9, 1);
-  kfac::fold_patches(geometry, Matrix<double>::Ones(9, 9), map(counts));
+  kfac::fold_patches<double>(geometry, Matrix<double>::Ones(9, 9), counts);
   const Matrix<double> expected{{4}, {6}, {4}, {6}, {9}, {6}, {4}, {6}, {4}};
   REQUIRE(counts == expected);
 }

@@ -19,7 +19,7 @@ DynamicSequential<S> dropout(double p, std::uint64_t seed) {
 TEST_CASE("Dropout passes the layer battery", "[nn][gradient]") {
   Rng rng(1);
   for (const double p : {0.0, 0.3, 0.9})
-    test::require_battery(Dropout<double>(p, rng), {3, 4}, 3, rng);
+    test::require_twice_differentiable(Dropout<double>(p, rng), {3, 4}, 3, rng);
 }
 
 TEMPLATE_TEST_CASE("Dropout in training zeroes a fraction p and rescales the rest", "[nn][exact]",

@@ -13,6 +13,26 @@ using kfac::test::normal;
 
 static_assert(Layer<AnyLayer<float>> && ContainerLayer<AnyLayer<float>>);
 static_assert(Layer<DynamicSequential<float>> && ContainerLayer<DynamicSequential<float>>);
+static_assert(TwiceDifferentiableLayer<DynamicSequential<float>>);
+
+namespace {
+
+struct HalfFunction {
+  static const char* kind() { return "Half"; }
+  template <class X, class Y>
+  static void value(const X& x, Y&& y) {
+    y = x / 2;
+  }
+  template <class X, class Y, class D>
+  static void derivative(const X&, const Y&, D&& d) {
+    d.setConstant(0.5);
+  }
+};
+
+/// A layer without second derivatives.
+using Half = Activation<double, HalfFunction>;
+
+}  // namespace
 
 TEST_CASE("DynamicSequential passes the layer battery, nested too", "[nn][gradient]") {
   Rng rng(1);
@@ -20,11 +40,12 @@ TEST_CASE("DynamicSequential passes the layer battery, nested too", "[nn][gradie
   inner.push_back(Linear<double>(3, 4, rng));
   inner.push_back(Tanh<double>{});
   inner.push_back(Dropout<double>(0.3, rng));
-  const auto check = test::require_battery(inner, {3}, 4, rng);
+  const auto check = test::require_twice_differentiable(inner, {3}, 4, rng);
   REQUIRE(check.kronecker.has_value());
   const AnyLayer<double> any = inner;
-  test::require_battery(any, {3}, 4, rng);
-  test::require_battery(DynamicSequential<double>({inner, Linear<double>(4, 2, rng)}), {3}, 4, rng);
+  test::require_twice_differentiable(any, {3}, 4, rng);
+  test::require_twice_differentiable(DynamicSequential<double>({inner, Linear<double>(4, 2, rng)}),
+                                     {3}, 4, rng);
 }
 
 TEST_CASE("DynamicSequential computes what a Sequential of the same layers does", "[nn][exact]") {
@@ -41,6 +62,8 @@ TEST_CASE("DynamicSequential computes what a Sequential of the same layers does"
     REQUIRE(dynamic.tangent(direction) == fixed.tangent(direction));
     REQUIRE(dynamic.input_gradient(grad_output) == fixed.input_gradient(grad_output));
     REQUIRE(dynamic.gradient() == fixed.gradient());
+    REQUIRE(dynamic.backward_tangent(grad_output, direction, grad_output, dynamic.workspace()) ==
+            fixed.backward_tangent(grad_output, direction, grad_output, fixed.workspace()));
   }
 }
 
@@ -88,6 +111,26 @@ TEST_CASE("An announcement of a type-erased layer carries its name", "[nn][exact
   model.layers()[1].hooks->attach(names);
   model.forward(normal<double>(3, 2, rng));
   REQUIRE(names.heard == std::vector<std::string>{"1"});
+}
+
+TEST_CASE("The battery leaves out second derivatives where a type-erased layer has none",
+          "[nn][gradient]") {
+  Rng rng(7);
+  const DynamicSequential<double> model({Linear<double>(3, 2, rng), Sequential{Half{}}});
+  REQUIRE_FALSE(test::require_battery(model, {3}, 2, rng).backward_tangent.has_value());
+}
+
+TEST_CASE("A type-erased layer without second derivatives is named", "[nn][error]") {
+  Rng rng(8);
+  DynamicSequential<double> model({Linear<double>(3, 2, rng), Half{}});
+  const Matrix<double> u = normal<double>(2, 4, rng);
+  const Vector<double> direction = normal<double>(model.parameter_count(), 1, rng);
+  model.forward(normal<double>(3, 4, rng));
+  REQUIRE_THROWS_AS(model.backward_tangent(u, direction, u, model.workspace()), StateError);
+  REQUIRE_THROWS_WITH(model.backward_tangent(u, direction, u, model.workspace()),
+                      "kfac::Network::backward_tangent: a layer has no second derivatives, "
+                      "expected a TwiceDifferentiableLayer (layer '1')");
+  REQUIRE(model.layer_sizes() == std::vector<Index>{8, 0});
 }
 
 TEST_CASE("DynamicSequential cannot be used empty, or go back through a layer added since",

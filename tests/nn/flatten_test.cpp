@@ -8,9 +8,9 @@ using kfac::test::normal;
 
 TEST_CASE("Flatten and Unflatten pass the layer battery", "[nn][gradient]") {
   Rng rng(1);
-  test::require_battery(Flatten<double>{}, {2, 3, 4}, 3, rng);
-  test::require_battery(Flatten<double>{}, {5}, 1, rng);
-  test::require_battery(Unflatten<double>({2, 3, 4}), {24}, 3, rng);
+  test::require_twice_differentiable(Flatten<double>{}, {2, 3, 4}, 3, rng);
+  test::require_twice_differentiable(Flatten<double>{}, {5}, 1, rng);
+  test::require_twice_differentiable(Unflatten<double>({2, 3, 4}), {24}, 3, rng);
 }
 
 TEMPLATE_TEST_CASE("Flatten and Unflatten change the shape and not the entries", "[nn][exact]",

@@ -19,7 +19,7 @@ TEST_CASE("Linear passes the layer battery on vectors, tokens and grids, with a 
     Shape shape;
     for (Index axis = between(0, 2, rng); axis > 0; --axis) shape.push_back(between(1, 4, rng));
     shape.push_back(inputs);
-    const auto check = test::require_battery(layer, shape, between(1, 5, rng), rng);
+    const auto check = test::require_twice_differentiable(layer, shape, between(1, 5, rng), rng);
     REQUIRE(check.kronecker.has_value());
   }
 }

@@ -3,7 +3,7 @@
 #include <vector>
 
 #include <kfac/nn/activations.hpp>
-#include <kfac/nn/conv2d.hpp>
+#include <kfac/nn/conv.hpp>
 #include <kfac/nn/flatten.hpp>
 #include <kfac/nn/linear.hpp>
 #include <kfac/nn/pooling.hpp>
@@ -114,6 +114,34 @@ TEST_CASE("A backward pass may be repeated, and does not add up", "[nn][property
   REQUIRE(model.gradient() == 2 * gradient);
 }
 
+TEST_CASE("The tangent of the backward pass is its derivative, and leaves the gradient alone",
+          "[nn][gradient]") {
+  Rng rng(9);
+  auto model = mlp();
+  const Matrix<double> x = normal<double>(3, 4, rng);
+  Matrix<double> larger = normal<double>(5, 6, rng);
+  const Matrix<double> u = larger.block(1, 1, 3, 4);
+  const Matrix<double> u_tangent = larger.block(0, 2, 3, 4);
+  const Vector<double> direction = normal<double>(model.parameter_count(), 1, rng);
+  model.forward(x);
+  model.backward(u);
+  const Vector<double> gradient = model.gradient();
+  const Vector<double> tangent = model.backward_tangent(u, direction, u_tangent, model.workspace());
+  REQUIRE(model.gradient() == gradient);
+  REQUIRE(model.backward_tangent(larger.block(1, 1, 3, 4), direction, larger.block(0, 2, 3, 4),
+                                 model.workspace()) == tangent);
+  const auto gradient_at = [&](double distance) -> Vector<double> {
+    auto moved = model;
+    moved.layer<0>().parameters() += distance * direction.head(32);
+    moved.layer<2>().parameters() += distance * direction.tail(27);
+    moved.forward(x);
+    moved.backward(u + distance * u_tangent);
+    return moved.gradient();
+  };
+  const double step = 1e-5;
+  REQUIRE(test::error_of(tangent, (gradient_at(step) - gradient_at(-step)) / (2 * step)) < 1e-8);
+}
+
 TEST_CASE("A network needs a forward pass before it goes back or along a tangent", "[nn][error]") {
   auto model = mlp();
   REQUIRE_THROWS_AS(model.backward(Matrix<double>::Zero(3, 1)), StateError);
@@ -121,6 +149,9 @@ TEST_CASE("A network needs a forward pass before it goes back or along a tangent
                       "kfac::Network::backward: no forward pass before it");
   REQUIRE_THROWS_WITH(model.tangent(Vector<double>::Zero(model.parameter_count())),
                       "kfac::Network::tangent: no forward pass before it");
+  REQUIRE_THROWS_WITH(model.backward_tangent(Matrix<double>::Zero(3, 1), Vector<double>::Zero(59),
+                                             Matrix<double>::Zero(3, 1), model.workspace()),
+                      "kfac::Network::backward_tangent: no forward pass before it");
 }
 
 TEST_CASE("Errors name what is wrong and leave outputs and gradient as they were", "[nn][error]") {
@@ -158,6 +189,15 @@ TEST_CASE("Errors name what is wrong and leave outputs and gradient as they were
                       "kfac::Network::backward: 'grad_output' is 3x3, expected 3x4");
   REQUIRE_THROWS_WITH(good.tangent(Vector<double>::Zero(2)),
                       "kfac::Network::tangent: 'parameter_tangent' has 2 entries, expected 59");
+  const Vector<double> direction = Vector<double>::Zero(59);
+  REQUIRE_THROWS_WITH(good.backward_tangent(y.leftCols(3), direction, y, good.workspace()),
+                      "kfac::Network::backward_tangent: 'grad_output' is 3x3, expected 3x4");
+  REQUIRE_THROWS_WITH(
+      good.backward_tangent(y, direction, y.leftCols(3), good.workspace()),
+      "kfac::Network::backward_tangent: 'grad_output_tangent' is 3x3, expected 3x4");
+  REQUIRE_THROWS_WITH(
+      good.backward_tangent(y, direction.head(2), y, good.workspace()),
+      "kfac::Network::backward_tangent: 'parameter_tangent' has 2 entries, expected 59");
 
   REQUIRE(outputs == y);
   REQUIRE(good.gradient() == gradient);

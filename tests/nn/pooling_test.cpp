@@ -89,19 +89,63 @@ TEST_CASE("Poolings pass the layer battery", "[nn][gradient]") {
   for (int trial = 0; trial < 15; ++trial) {
     const auto [options, shape] = random_problem(rng);
     const Index batch = between(1, 3, rng);
-    test::require_battery(MaxPool2d<double>(options), shape, batch, rng);
-    test::require_battery(AvgPool2d<double>(options), shape, batch, rng);
-    test::require_battery(GlobalAvgPool2d<double>{}, shape, batch, rng);
+    test::require_twice_differentiable(MaxPool2d<double>(options), shape, batch, rng);
+    test::require_twice_differentiable(AvgPool2d<double>(options), shape, batch, rng);
   }
 }
 
-TEST_CASE("GlobalAvgPool2d is the mean of each channel", "[nn][exact]") {
-  Rng rng(3);
-  const Matrix<double> x = normal<double>(24, 2, rng);
-  DynamicSequential<double> model({GlobalAvgPool2d<double>{}});
-  const Matrix<double> y = model.forward(x, {2, 3, 4});
-  REQUIRE(y.rows() == 2);
-  REQUIRE(y(1, 0) == Approx(x.col(0).tail(12).mean()));
+TEST_CASE("Poolings of one and three axes pass the layer battery", "[nn][gradient]") {
+  Rng rng(5);
+  for (int trial = 0; trial < 6; ++trial) {
+    const Index kernel = between(1, 3, rng);
+    const Pool1dOptions line{
+        .kernel_size = {kernel}, .stride = {between(0, 3, rng)}, .padding = {kernel / 2}};
+    const Shape sequence{between(1, 3, rng), between(3, 8, rng)};
+    test::require_twice_differentiable(MaxPool1d<double>(line), sequence, 2, rng);
+    test::require_twice_differentiable(AvgPool1d<double>(line), sequence, 2, rng);
+    const Pool3dOptions box{.kernel_size = {kernel, 2, 3},
+                            .stride = {1, between(0, 2, rng), 2},
+                            .padding = {kernel / 2, 1, 0}};
+    const Shape volume{2, 3, between(2, 4, rng), 4};
+    test::require_twice_differentiable(MaxPool3d<double>(box), volume, 2, rng);
+    test::require_twice_differentiable(AvgPool3d<double>(box), volume, 2, rng);
+  }
+}
+
+TEST_CASE("Poolings of one and three axes are those of two where an axis has one pixel",
+          "[nn][exact]") {
+  Rng rng(6);
+  for (int trial = 0; trial < 20; ++trial) {
+    const auto [options, shape] = random_problem(rng);
+    const Matrix<double> x = normal<double>(shape.size(), 3, rng);
+    const auto equal = [&](const AnyLayer<double>& a, const Shape& shape_a,
+                           const AnyLayer<double>& b, const Shape& shape_b) {
+      DynamicSequential<double> model_a({a}), model_b({b});
+      const Matrix<double> y = model_a.forward(x, shape_a);
+      const Matrix<double> grad_output = normal<double>(y.rows(), y.cols(), rng);
+      REQUIRE(model_b.forward(x, shape_b) == y);
+      REQUIRE(model_a.input_gradient(grad_output) == model_b.input_gradient(grad_output));
+    };
+    const auto with = [](Index depth, const std::array<Index, 2>& others) {
+      return std::array<Index, 3>{depth, others[0], others[1]};
+    };
+    const Pool3dOptions box{.kernel_size = with(1, options.kernel_size),
+                            .stride = with(0, options.stride),
+                            .padding = with(0, options.padding)};
+    const Shape slice{shape[0], 1, shape[1], shape[2]};
+    equal(MaxPool2d<double>(options), shape, MaxPool3d<double>(box), slice);
+    equal(AvgPool2d<double>(options), shape, AvgPool3d<double>(box), slice);
+
+    const Pool1dOptions line{.kernel_size = {options.kernel_size[1]},
+                             .stride = {options.stride[1]},
+                             .padding = {options.padding[1]}};
+    const Pool2dOptions row{.kernel_size = {1, options.kernel_size[1]},
+                            .stride = {1, options.stride[1]},
+                            .padding = {0, options.padding[1]}};
+    const Shape sequence{shape[0] * shape[1], shape[2]};
+    equal(MaxPool1d<double>(line), sequence, MaxPool2d<double>(row), shape);
+    equal(AvgPool1d<double>(line), sequence, AvgPool2d<double>(row), shape);
+  }
 }
 
 TEST_CASE("MaxPool2d gives the gradient of equal pixels to the first", "[nn][exact]") {
@@ -165,7 +209,12 @@ TEST_CASE("Poolings say what is wrong with their options and input", "[nn][error
       AvgPool2d<double>{}.output_shape({3, 1, 4}),
       "kfac::AvgPool2d: 'input' has shape 3x1x4, expected room for the kernel, 2x2, "
       "in the padded image");
+  REQUIRE_THROWS_WITH(MaxPool1d<double>({.kernel_size = {0}}),
+                      "kfac::MaxPool1d: 'kernel_size' is 0, expected >= 1");
+  REQUIRE_THROWS_WITH(AvgPool1d<double>{}.output_shape({2, 4, 4}),
+                      "kfac::AvgPool1d: 'input' has shape 2x4x4, expected channels x length");
   REQUIRE_THROWS_WITH(
-      GlobalAvgPool2d<double>{}.output_shape({3}),
-      "kfac::GlobalAvgPool2d: 'input' has shape 3, expected channels x height x width");
+      MaxPool3d<double>{}.output_shape({2, 4, 1, 4}),
+      "kfac::MaxPool3d: 'input' has shape 2x4x1x4, expected room for the kernel, 2x2x2, "
+      "in the padded image");
 }

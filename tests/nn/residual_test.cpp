@@ -11,9 +11,9 @@ using kfac::test::normal;
 TEST_CASE("Residual passes the layer battery, nested too", "[nn][gradient]") {
   Rng rng(1);
   const Residual block(Linear<double>(3, 4, rng), Tanh<double>{}, Linear<double>(4, 3, rng));
-  const auto check = test::require_battery(block, {2, 3}, 4, rng);
+  const auto check = test::require_twice_differentiable(block, {2, 3}, 4, rng);
   REQUIRE(check.kronecker.has_value());
-  test::require_battery(Residual(block, Linear<double>(3, 3, rng)), {3}, 4, rng);
+  test::require_twice_differentiable(Residual(block, Linear<double>(3, 3, rng)), {3}, 4, rng);
 }
 
 TEST_CASE("Residual adds its input to its block's output", "[nn][exact]") {
@@ -33,6 +33,7 @@ TEST_CASE("Residual names the leaves of its block in order", "[nn][exact]") {
   REQUIRE(layers[1].name == "1.0");
   REQUIRE(layers[1].kind == "Linear");
   REQUIRE(layers[2].name == "1.1");
+  REQUIRE(model.layer_sizes() == std::vector<Index>{9, 12, 0});
 }
 
 TEST_CASE("Residual refuses a block that changes the shape, by its name", "[nn][error]") {

@@ -60,37 +60,43 @@ class KroneckerScale : public Scale {
 
 static_assert(Layer<Scale> && LeafLayer<Scale> && !KroneckerLayer<Scale>);
 static_assert(KroneckerLayer<KroneckerScale>);
+static_assert(TwiceDifferentiableLayer<Sequential<Tanh<double>, Sequential<Linear<double>>>>);
+static_assert(!TwiceDifferentiableLayer<Scale>);
+static_assert(Layer<Sequential<Tanh<double>, Sequential<Scale>>> &&
+              !TwiceDifferentiableLayer<Sequential<Tanh<double>, Sequential<Scale>>>);
 
 }  // namespace
 
 TEST_CASE("Sequential passes the layer battery, nested too", "[nn][gradient]") {
   Rng rng(1);
   const Sequential inner{Linear<double>(3, 4, rng), GELU<double>{}, Linear<double>(4, 2, rng)};
-  const auto check = test::require_battery(inner, {3}, 4, rng);
+  const auto check = test::require_twice_differentiable(inner, {3}, 4, rng);
   REQUIRE(check.kronecker.has_value());
-  test::require_battery(Sequential(ReLU<double>{}, inner, Linear<double>(2, 3, rng)), {2, 3}, 3,
-                        rng);
+  test::require_twice_differentiable(Sequential(ReLU<double>{}, inner, Linear<double>(2, 3, rng)),
+                                     {2, 3}, 3, rng);
 }
 
 TEST_CASE("Sequential without parameters still passes gradients and tangents", "[nn][gradient]") {
   Rng rng(2);
-  test::require_battery(Sequential(Tanh<double>{}, Softplus<double>{}), {3}, 2, rng);
+  test::require_twice_differentiable(Sequential(Tanh<double>{}, Softplus<double>{}), {3}, 2, rng);
 }
 
-TEST_CASE("A user's layer without curvature trains in a Sequential and has no hooks",
+TEST_CASE("A user's layer without Kronecker structure trains in a Sequential",
           "[nn][gradient]") {
   Rng rng(3);
   const Scale scale(Vector<double>{{0.5, -2, 3}});
   test::require_battery(scale, {3}, 4, rng);
   Sequential model{Linear<double>(2, 3, rng), scale, Linear<double>(3, 1, rng)};
-  test::require_battery(model, {2}, 4, rng);
+  REQUIRE_FALSE(test::require_battery(model, {2}, 4, rng).backward_tangent.has_value());
   const auto layers = model.layers();
+  REQUIRE(layers[0].twice_differentiable);
+  REQUIRE_FALSE(layers[1].twice_differentiable);
   REQUIRE(layers[1].kind == "layer");
   REQUIRE(layers[1].parameters == Vector<double>{{0.5, -2, 3}});
   REQUIRE(layers[1].parameter_info.at(0).name == "parameters");
   REQUIRE(layers[1].parameter_info.at(0).rows == 3);
   REQUIRE_FALSE(layers[1].kronecker.has_value());
-  REQUIRE(layers[1].hooks == nullptr);
+  REQUIRE(layers[1].hooks != nullptr);  // for the gradients of its examples
 }
 
 TEST_CASE("A user's layer that announces input and output gradient has curvature",
@@ -123,6 +129,7 @@ TEST_CASE("Sequential's layers are views into its parameters and gradient, in or
     offset += counts[i];
   }
   REQUIRE(offset == model.parameter_count());
+  REQUIRE(std::as_const(model).layer_sizes() == std::vector<Index>{9, 0, 16, 4});
   REQUIRE(layers[0].parameters.data() == model.layer<0>().parameters().data());
 }
 

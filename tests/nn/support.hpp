@@ -29,4 +29,13 @@ testing::LayerCheck require_battery(const L& layer, const Shape& shape, Index ba
   return check;
 }
 
+/// The same for a layer that has second derivatives too.
+template <Layer L>
+testing::LayerCheck require_twice_differentiable(const L& layer, const Shape& shape, Index batch,
+                                                 Rng& rng) {
+  const testing::LayerCheck check = require_battery(layer, shape, batch, rng);
+  REQUIRE(check.backward_tangent.has_value());
+  return check;
+}
+
 }  // namespace kfac::test

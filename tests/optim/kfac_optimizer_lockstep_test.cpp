@@ -1,7 +1,8 @@
 #include <kfac/curvature/ggn.hpp>
-#include <kfac/linalg/spectral_inverse.hpp>
+#include <kfac/curvature/kronecker_eigen_block.hpp>
 
 #include "support/catch.hpp"
+#include "support/eigensolver.hpp"
 #include "support/networks.hpp"
 
 using namespace kfac;
@@ -21,7 +22,7 @@ TEST_CASE("KfacOptimizer: in lock-step with dense algebra on the exact GGN of a 
                            .factor_decay = 0.0,  // only the fresh factors, as the exact blocks are
                            .kl_clip = kClip,
                            .weight_decay = kDecay},
-                          SpectralInverse<double>{});
+                          block_factory<KroneckerEigenBlock<double>>());
   Vector<double> theta = parameters(model);
   Vector<double> previous = Vector<double>::Zero(theta.size());
   bool clipped = false, unclipped = false;

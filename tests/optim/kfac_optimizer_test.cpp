@@ -213,7 +213,7 @@ TEST_CASE("KfacOptimizer: without damping a singular factor throws and leaves al
   const Vector<double> before = parameters(model);
   CHECK_THROWS_AS(optimizer.step(batch.x, batch.y), SingularError);
   CHECK(parameters(model) == before);
-  CHECK(optimizer.preconditioner().layers()[0]->blocks()[0].input_factor().isZero());
+  CHECK(block_of(*optimizer.preconditioner().layers()[0]).input_factor().isZero());
 
   // Nor did the failure draw any of the samples to come.
   optimizer.set_damping(1e-2);

@@ -73,34 +73,31 @@ Matrix<double> dense(const Block& block) {
   return linalg::kronecker_product<double>(block.input_factor(), block.output_gradient_factor());
 }
 
-/// The Kronecker blocks of every layer with curvature, fed with one batch.
-template <class Model, class LossType>
+/// A layer's block, which is known to be of that kind.
+template <class Block = KroneckerBlock<double>, class Layer>
+const Block& block_of(const Layer& layer, std::size_t group = 0) {
+  return static_cast<const Block&>(*layer.blocks()[group]);
+}
+
+/// The blocks of every layer with curvature, of one batch.
+template <class Model, class LossType, class Block = KroneckerBlock<double>>
 class Estimate {
  public:
   Estimate(Model& model, const LossType& loss, const Matrix<double>& x,
            const typename LossType::Targets& y, FisherType type, Index samples = 1,
            std::uint64_t seed = 0)
-      : preconditioner_(model, PreconditionerOptions<double>{}) {
-    using What = Collection<double>::What;
-    Rng rng(seed);
-    Buffer<double> scratch;
-    const ConstMatrixMap<double> outputs = model.forward(x);
-    const double r = loss.scale(outputs.rows(), outputs.cols());
-    propagate_fisher_vectors(type, samples, model, loss, outputs, preconditioner_, rng, scratch);
-    if (type == FisherType::Empirical) {
-      preconditioner_.collect({What::Vectors, 1 / (r * r)});
-      model.backward(loss.gradient(outputs, y));
-    }
-    preconditioner_.update(1.0, r * static_cast<double>(x.cols()));
+      : estimator_(model, loss, {.fisher = type, .samples = samples, .seed = seed},
+                   block_factory<Block>()) {
+    estimator_.fit(x, y);
   }
 
-  const auto& block(std::size_t i, std::size_t group = 0) const {
-    return preconditioner_.layers()[i]->blocks()[group];
+  const Block& block(std::size_t i, std::size_t group = 0) const {
+    return block_of<Block>(*estimator_.layers()[i], group);
   }
-  std::size_t size() const { return preconditioner_.layers().size(); }
+  std::size_t size() const { return estimator_.layers().size(); }
 
  private:
-  Preconditioner<double> preconditioner_;
+  CurvatureEstimator<Model, LossType> estimator_;
 };
 
 }  // namespace kfac::test

@@ -22,6 +22,9 @@ enum class Fault {
   Repeatability,
   Kronecker,
   Accumulates,
+  ForgetsParameterTangent,
+  ForgetsInputTangent,
+  BackwardTangentNeedsBoth,
 };
 
 /// A Linear layer with one mistake.
@@ -66,6 +69,20 @@ class Faulty {
       y_tangent.values *= 1.01;
   }
 
+  void backward_tangent(const ConstBatchView<double>& x, const ConstBatchView<double>& y,
+                        const ConstBatchView<double>& grad_output,
+                        const ConstBatchView<double>* x_tangent,
+                        const ConstVectorMap<double>* parameter_tangent,
+                        const ConstBatchView<double>& grad_output_tangent,
+                        BatchView<double>* grad_input_tangent,
+                        VectorMap<double>* grad_parameters_tangent, Scratch& scratch) const {
+    if (fault_ == Fault::ForgetsParameterTangent) parameter_tangent = nullptr;
+    if (fault_ == Fault::ForgetsInputTangent) x_tangent = nullptr;
+    if (fault_ == Fault::BackwardTangentNeedsBoth && !grad_input_tangent) return;
+    linear_.backward_tangent(x, y, grad_output, x_tangent, parameter_tangent, grad_output_tangent,
+                             grad_input_tangent, grad_parameters_tangent, scratch.linear);
+  }
+
   KroneckerStructure kronecker_structure() const { return linear_.kronecker_structure(); }
   SharedBatch<double> kronecker_input(const ConstBatchView<double>& x,
                                       const Scratch& scratch) const {
@@ -99,10 +116,11 @@ TEST_CASE("check_layer passes a correct layer and says what it measured", "[test
   INFO(check.report());
   REQUIRE(check.passes(kTolerance));
   REQUIRE(check.kronecker.has_value());
+  REQUIRE(check.backward_tangent.has_value());
   REQUIRE_FALSE(check.passes(0));
   for (const char* name :
        {"input gradient: ", "parameter gradient: ", "input tangent: ", "parameter tangent: ",
-        "adjointness: ", "null requests: ", "repeatability: ", "kronecker: "})
+        "adjointness: ", "null requests: ", "repeatability: ", "kronecker: ", "backward tangent: "})
     REQUIRE(check.report().find(name) != std::string::npos);
 }
 
@@ -135,6 +153,17 @@ TEST_CASE("check_layer catches announcements that do not make up the gradient",
   REQUIRE(check.kronecker.value() > 1e-3);
   REQUIRE(check.input_gradient < kTolerance);
   REQUIRE(check.null_requests < kTolerance);
+}
+
+TEST_CASE("check_layer catches a wrong tangent of the backward pass", "[testing][exact]") {
+  const Fault fault = GENERATE(Fault::ForgetsParameterTangent, Fault::ForgetsInputTangent,
+                               Fault::BackwardTangentNeedsBoth);
+  LayerCheck check = check_of(fault);
+  INFO(check.report());
+  REQUIRE_FALSE(check.passes(kTolerance));
+  REQUIRE(check.backward_tangent.value() > 1e-3);
+  check.backward_tangent.reset();
+  REQUIRE(check.passes(kTolerance));
 }
 
 TEST_CASE("check_layer catches results that are added to what was there", "[testing][exact]") {

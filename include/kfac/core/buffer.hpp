@@ -14,6 +14,8 @@ class Buffer {
     if (rows * columns > storage_.size()) storage_.resize(rows * columns);
     return {storage_.data(), rows, columns};
   }
+  /// How many numbers there is room for.
+  Index capacity() const { return storage_.size(); }
   S* data() { return storage_.data(); }
   const S* data() const { return storage_.data(); }
 

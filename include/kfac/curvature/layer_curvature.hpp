@@ -1,14 +1,15 @@
 #pragma once
 
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include <kfac/curvature/kronecker_block.hpp>
-#include <kfac/nn/layer.hpp>
+#include <kfac/curvature/block_factory.hpp>
 
 namespace kfac {
 
-/// Which of a network's announcements go into the factors.
+/// Which of a network's announcements go into the blocks.
 template <RealScalar S>
 struct Collection {
   enum class What {
@@ -20,33 +21,44 @@ struct Collection {
   S weight = 1;
 };
 
-/// The Kronecker blocks of one layer (one per group), fed by what the layer announces.
-template <RealScalar S, class Inverse>
+/// The curvature blocks of one layer (one per group), fed by what the layer announces.
+template <RealScalar S>
 class LayerCurvature : public Observer<S> {
  public:
-  using Block = KroneckerBlock<S, Inverse>;
+  using Block = CurvatureBlock<S>;
+  using Blocks = std::vector<std::unique_ptr<Block>>;
 
-  /// \pre layer.kronecker; `prototype` gives inputs, outputs, bias and name way to the layer's
-  LayerCurvature(const LayerView<S>& layer, KroneckerBlockOptions<S> prototype,
-                 const Inverse& inverse)
-      : layer_(layer), gradient_scale_(prototype.gradient_scale) {
-    const KroneckerStructure& structure = *layer.kronecker;
-    prototype.inputs = structure.inputs;
-    prototype.outputs = structure.outputs;
-    prototype.bias = structure.bias;
-    for (Index group = 0; group < structure.groups; ++group) {
-      prototype.name = layer.name;
-      if (structure.groups > 1) prototype.name += " group " + std::to_string(group);
-      blocks_.emplace_back(prototype, inverse);
-    }
-    layer.hooks->attach(*this);
+  /// Null if `factory` picks no block for the layer. `prototype` gives inputs, outputs, bias and
+  /// name way to the layer's.
+  static std::unique_ptr<LayerCurvature> make(const LayerView<S>& layer,
+                                              const BlockOptions<S>& prototype,
+                                              const BlockFactory<S>& factory) {
+    Blocks blocks = make_blocks(layer, prototype, factory);
+    if (blocks.empty()) return nullptr;
+    return std::unique_ptr<LayerCurvature>(
+        new LayerCurvature(layer, prototype.gradient_scale, std::move(blocks)));
   }
 
   const LayerView<S>& layer() const { return layer_; }
-  std::vector<Block>& blocks() { return blocks_; }
-  const std::vector<Block>& blocks() const { return blocks_; }
+  Blocks& blocks() { return blocks_; }
+  const Blocks& blocks() const { return blocks_; }
 
   void collect(const Collection<S>& collection) { collection_ = collection; }
+  /// Which positions of the coming batches are real; null: all. It concerns layers that share their
+  /// weights over positions only.
+  void set_mask(const PositionMask* mask) { mask_ = mask; }
+
+  /// Between the two, no other observer of the layer hears anything.
+  void listen_alone(const PositionMask* mask) {
+    mask_ = mask;
+    layer_.hooks->set_sole_observer(this);
+  }
+  void stop_listening() {
+    layer_.hooks->set_sole_observer(nullptr);
+    mask_ = nullptr;
+    collect({});
+    has_input_ = false;
+  }
 
   void on_input(const std::string&, const SharedBatch<S>& input) override {
     // Whether this pass is more than an evaluation shows only when it comes back.
@@ -57,65 +69,137 @@ class LayerCurvature : public Observer<S> {
   void on_output_gradient(const std::string&, const SharedBatch<S>& gradient) override {
     seen_gradient_ = true;
     if (collection_.what == Collection<S>::What::Nothing) return;
-    S weight = collection_.weight;
-    if (collection_.what == Collection<S>::What::LossGradients) {
-      const S factor = gradient_scale_.factor(gradient.batch());
-      scale_ = factor * static_cast<S>(gradient.batch());
-      weight = S(1) / (factor * factor);
-    }
-    for (std::size_t group = 0; group < blocks_.size(); ++group) {
-      Block& block = blocks_[group];
-      const auto index = static_cast<Index>(group);
-      if (has_input_) block.add_input(input_.features(index * block.inputs(), block.inputs()));
-      block.add_output_gradient(gradient.features(index * block.outputs(), block.outputs()),
-                                weight);
-    }
-    has_input_ = false;
+    add_input();
+    const S weight = weight_of(gradient);
+    const SharedBatch<S> unpadded =
+        masks(gradient) ? detail::zeroed_padding(gradient, *mask_, padded_) : gradient;
+    for_each_group([&](Block& block, Index group) {
+      block.add_output_gradient(input_.features(group * block.inputs(), block.inputs()),
+                                unpadded.features(group * block.outputs(), block.outputs()), weight);
+    });
+  }
+
+  bool wants_example_gradients() const override {
+    return !layer_.kronecker && collection_.what != Collection<S>::What::Nothing;
+  }
+  /// A layer's own gradients are those of a map of the constant 1.
+  void on_forward(const std::string& name, Index examples) override {
+    MatrixMap<S> ones = ones_.map(1, examples);
+    ones.setOnes();
+    on_input(name, SharedBatch<S>(ConstMatrixMap<S>(ones.data(), 1, examples)));
+  }
+  void on_example_gradients(const std::string& name, const SharedBatch<S>& gradients) override {
+    on_output_gradient(name, gradients);
+  }
+
+  /// Takes the inputs of the last forward pass alone (forward-only curvature).
+  void add_forward_only() {
+    add_input();
+    for_each_group([](Block& block, Index) { block.add_output_identity(); });
   }
 
   /// Whether a backward pass came by since the last call.
   bool take_seen_gradient() { return std::exchange(seen_gradient_, false); }
 
-  bool has_fresh_data() const { return blocks_.front().has_fresh_data(); }
+  bool has_fresh_data() const { return blocks_.front()->has_fresh_data(); }
   bool fresh_is_finite() const {
-    for (const Block& block : blocks_)
-      if (!block.fresh_is_finite()) return false;
+    for (const auto& block : blocks_)
+      if (!block->fresh_is_finite()) return false;
     return true;
   }
   void discard() {
-    for (Block& block : blocks_) block.discard();
+    for (const auto& block : blocks_) block->discard();
   }
   /// With a scale of the loss, or that of the loss gradients collected.
   void commit(S scale) {
-    for (Block& block : blocks_) block.commit(scale);
+    for (const auto& block : blocks_) block->commit(scale);
   }
   void commit() { commit(scale_); }
 
+  /// As the blocks'.
+  bool begin_pass(Index pass) {
+    bool wanted = false;
+    for (const auto& block : blocks_) wanted = block->begin_pass(pass) || wanted;
+    return wanted;
+  }
+
   bool refresh_inverse(S damping) {
-    for (Block& block : blocks_)
-      if (!block.refresh_inverse(damping)) return false;
+    for (const auto& block : blocks_)
+      if (!block->refresh_inverse(damping)) return false;
     return true;
   }
 
   /// Multiplies the layer's gradient with the damped inverse, in place.
   void precondition() {
     S* data = layer_.gradient.data();
-    for (Block& block : blocks_) {
-      MatrixMap<S> gradient(data, block.outputs(), block.columns());
-      block.precondition(gradient);
+    for (const auto& block : blocks_) {
+      MatrixMap<S> gradient(data, block->outputs(), block->columns());
+      block->precondition(gradient);
       data += gradient.size();
     }
   }
 
  private:
+  LayerCurvature(const LayerView<S>& layer, const GradientScale<S>& gradient_scale, Blocks blocks)
+      : layer_(layer), gradient_scale_(gradient_scale), blocks_(std::move(blocks)) {
+    layer.hooks->attach(*this);
+  }
+
+  static Blocks make_blocks(const LayerView<S>& layer, BlockOptions<S> options,
+                            const BlockFactory<S>& factory) {
+    Blocks blocks;
+    if (!layer.hooks) return blocks;
+    const KroneckerStructure structure =
+        layer.kronecker.value_or(KroneckerStructure{1, layer.parameters.size(), false, 1});
+    options.inputs = structure.inputs;
+    options.outputs = structure.outputs;
+    options.bias = structure.bias;
+    for (Index group = 0; group < structure.groups; ++group) {
+      options.name = layer.name;
+      if (structure.groups > 1) options.name += " group " + std::to_string(group);
+      std::unique_ptr<Block> block = factory(layer, options);
+      if (!block) return {};
+      blocks.push_back(std::move(block));
+    }
+    return blocks;
+  }
+
+  template <class Body>
+  void for_each_group(Body&& body) {
+    for (std::size_t group = 0; group < blocks_.size(); ++group)
+      body(*blocks_[group], static_cast<Index>(group));
+  }
+
+  bool masks(const SharedBatch<S>& batch) const { return mask_ && batch.positions() > 1; }
+
+  /// Once a forward pass.
+  void add_input() {
+    if (!has_input_) return;
+    const PositionMask* mask = masks(input_) ? mask_ : nullptr;
+    if (mask) detail::check_mask("kfac::LayerCurvature", *mask, input_);
+    for_each_group([&](Block& block, Index group) {
+      block.add_input(input_.features(group * block.inputs(), block.inputs()), mask);
+    });
+    has_input_ = false;
+  }
+
+  S weight_of(const SharedBatch<S>& gradient) {
+    if (collection_.what == Collection<S>::What::Vectors) return collection_.weight;
+    const S factor = gradient_scale_.factor(gradient.batch());
+    scale_ = factor * static_cast<S>(gradient.batch());
+    return S(1) / (factor * factor);
+  }
+
   LayerView<S> layer_;
   GradientScale<S> gradient_scale_;
-  std::vector<Block> blocks_;
+  Blocks blocks_;
   Collection<S> collection_;
+  const PositionMask* mask_ = nullptr;
   SharedBatch<S> input_;
   bool has_input_ = false;
   bool seen_gradient_ = false;
   S scale_ = 1;
+  Buffer<S> padded_, ones_;
 };
 
 }  // namespace kfac

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <kfac/curvature/layer_curvature.hpp>
@@ -15,12 +16,14 @@ struct PreconditionerOptions {
   /// Added to the curvature of the loss before it is inverted, in its units; >= 0, and 0 only where
   /// no factor is singular. The commonest thing to tune, over powers of ten.
   S damping = S(1e-2);
-  /// Balances the damping over the two factors by their traces (`FactoredInverse` only).
+  /// Balances the damping over the two factors by their traces, where it is split (K-FAC).
   /// \source Martens and Grosse 2015, section 6.3
   bool pi = true;
   Index factor_every = 1;    ///< steps between updates of the running averages; >= 1
   Index inverse_every = 10;  ///< steps between inverses; >= 1. More is cheaper and staler.
   S factor_decay = S(0.95);  ///< weight of the past in the running averages, in [0, 1)
+  /// What layers do whose weights are shared over positions (tokens, pixels).
+  WeightSharing sharing = WeightSharing::Expand;
   /// How the loss was reduced whose gradients come by.
   GradientScale<S> gradient_scale = {};
 
@@ -54,25 +57,27 @@ struct PreconditionerReport {
 ///     sgd.step();
 ///
 /// It uses the gradients that come by (the empirical Fisher); `KfacOptimizer` estimates the others.
-/// Layers without curvature keep their plain gradient. The model must outlive the preconditioner
-/// and stay where it is.
-template <RealScalar S, class Inverse = FactoredInverse<S>>
+/// `blocks` picks the kind of each layer's block; layers without one keep their plain gradient. The
+/// model must outlive the preconditioner and stay where it is.
+template <RealScalar S>
 class Preconditioner {
  public:
-  using Layer = LayerCurvature<S, Inverse>;
+  using Layer = LayerCurvature<S>;
 
   /// \throws OptionError
   template <class Model>
   explicit Preconditioner(Model& model, PreconditionerOptions<typename Model::Scalar> options = {},
-                          Inverse inverse = {})
+                          const BlockFactory<S>& blocks = block_factory<KroneckerBlock<S>>())
       : options_(options), gradient_(model.gradient()) {
     options_.validate("kfac::Preconditioner");
-    KroneckerBlockOptions<S> prototype;
+    BlockOptions<S> prototype;
     prototype.factor_decay = options_.factor_decay;
     prototype.pi = options_.pi;
+    prototype.sharing = options_.sharing;
     prototype.gradient_scale = options_.gradient_scale;
     for (const LayerView<S>& layer : model.layers())
-      if (layer.kronecker) layers_.push_back(std::make_unique<Layer>(layer, prototype, inverse));
+      if (auto curvature = Layer::make(layer, prototype, blocks))
+        layers_.push_back(std::move(curvature));
     collect_loss_gradients();
   }
 
@@ -110,6 +115,11 @@ class Preconditioner {
   }
 
   const PreconditionerOptions<S>& options() const { return options_; }
+  /// Which positions of the coming batches are real, `positions x examples`, where the others are
+  /// padding; null: all. It must stay alive, and fit every layer that shares weights over positions.
+  void set_mask(const PositionMask* mask) {
+    for (const auto& layer : layers_) layer->set_mask(mask);
+  }
   /// The layers that have curvature.
   const std::vector<std::unique_ptr<Layer>>& layers() const { return layers_; }
 
@@ -118,6 +128,9 @@ class Preconditioner {
   bool factor_due() const { return steps_ % options_.factor_every == 0; }
   void collect(const Collection<S>& collection) {
     for (const auto& layer : layers_) layer->collect(collection);
+  }
+  void add_forward_only() {
+    for (const auto& layer : layers_) layer->add_forward_only();
   }
   /// Updates what is due, with the given scale of the loss (its reduction factor times the batch).
   const PreconditionerReport& update(S damping, S scale) {
@@ -145,17 +158,28 @@ class Preconditioner {
     if (damping == 0) {
       // Only without damping can an inverse fail by the caller's mistake.
       before_.resize(layers_.size());
-      for (std::size_t i = 0; i < layers_.size(); ++i) before_[i] = layers_[i]->blocks();
+      for (std::size_t i = 0; i < layers_.size(); ++i) remember(*layers_[i], before_[i]);
       try {
         commit_and_invert(damping, commit);
       } catch (...) {
-        for (std::size_t i = 0; i < layers_.size(); ++i) layers_[i]->blocks() = before_[i];
+        for (std::size_t i = 0; i < layers_.size(); ++i)
+          for (std::size_t group = 0; group < before_[i].size(); ++group)
+            layers_[i]->blocks()[group]->assign(*before_[i][group]);
         throw;
       }
       return;
     }
 #endif
     commit_and_invert(damping, commit);
+  }
+
+  /// Copies a layer's blocks, without allocation once there are copies.
+  static void remember(const Layer& layer, typename Layer::Blocks& copies) {
+    for (std::size_t group = 0; group < layer.blocks().size(); ++group)
+      if (group < copies.size())
+        copies[group]->assign(*layer.blocks()[group]);
+      else
+        copies.push_back(layer.blocks()[group]->clone());
   }
 
   template <class Commit>
@@ -181,7 +205,7 @@ class Preconditioner {
   PreconditionerOptions<S> options_;
   VectorMap<S> gradient_;
   std::vector<std::unique_ptr<Layer>> layers_;
-  std::vector<std::vector<typename Layer::Block>> before_;  // a step without damping, if it fails
+  std::vector<typename Layer::Blocks> before_;  // a step without damping, if it fails
   PreconditionerReport report_;
   Index steps_ = 0;
 };
@@ -191,8 +215,8 @@ explicit Preconditioner(Model&) -> Preconditioner<typename Model::Scalar>;
 template <class Model>
 Preconditioner(Model&, PreconditionerOptions<typename Model::Scalar>)
     -> Preconditioner<typename Model::Scalar>;
-template <class Model, class Inverse>
-Preconditioner(Model&, PreconditionerOptions<typename Model::Scalar>, Inverse)
-    -> Preconditioner<typename Model::Scalar, Inverse>;
+template <class Model>
+Preconditioner(Model&, PreconditionerOptions<typename Model::Scalar>,
+               BlockFactory<typename Model::Scalar>) -> Preconditioner<typename Model::Scalar>;
 
 }  // namespace kfac

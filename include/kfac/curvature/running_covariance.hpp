@@ -8,11 +8,17 @@
 
 namespace kfac {
 
-/// A running average of second moments E[x x^T], symmetric, fed in two stages: `add` sums over any
-/// number of batches, `commit` takes their mean into the average. The k-th commit keeps the weight
-/// min(1 - 1/k, decay) of what was there, so that the first gives the fresh mean itself, the
-/// average is unbiased from the start, and becomes exponential after 1/(1 - decay) commits.
+/// The weight that the past keeps at the k-th update of a running average, from 1: min(1 - 1/k,
+/// decay), so that the first update gives the fresh value itself, the average is unbiased from the
+/// start, and becomes exponential after 1/(1 - decay) updates.
 /// \source Martens and Grosse 2015, arXiv 1503.05671, section 5
+template <RealScalar S>
+S running_weight(Index update, S decay) {
+  return std::min(S(1) - S(1) / static_cast<S>(update), decay);
+}
+
+/// A running average of second moments E[x x^T], symmetric, fed in two stages: `add` sums over any
+/// number of batches, `commit` takes their mean into the average with `running_weight`.
 template <RealScalar S>
 class RunningCovariance {
  public:
@@ -25,14 +31,20 @@ class RunningCovariance {
 
   /// Adds weight * sum of x x^T over the columns of `x`: a symmetric rank-k update of one triangle.
   void add(const SharedBatch<S>& x, S weight) {
-    x.visit([&](const auto& columns) {
-      auto corner = fresh_.topLeftCorner(features_, features_);
-      corner.template selfadjointView<Eigen::Lower>().rankUpdate(columns, weight);
-      if (!bias_) return;
-      add_column_sums(columns, weight);
-      fresh_(features_, features_) += weight * static_cast<S>(columns.cols());
+    x.for_each_block([&](const SharedBatch<S>& block, Index) {
+      block.visit([&](const auto& columns) {
+        auto corner = fresh_.topLeftCorner(features_, features_);
+        corner.template selfadjointView<Eigen::Lower>().rankUpdate(columns, weight);
+        if (!bias_) return;
+        add_column_sums(columns, weight);
+        fresh_(features_, features_) += weight * static_cast<S>(columns.cols());
+      });
     });
   }
+  /// The sum so far, of which the lower triangle counts: for what is added in other ways.
+  Matrix<S>& fresh() { return fresh_; }
+  /// Adds weight * I.
+  void add_identity(S weight) { fresh_.diagonal().array() += weight; }
 
   /// Whether what was added since the last commit is finite. (A NaN or infinity in x reaches the
   /// diagonal, which is a sum of squares.)
@@ -40,8 +52,7 @@ class RunningCovariance {
 
   /// Takes the sum of what was added, divided by `count`, into the average.
   void commit(Index count, S decay) {
-    ++commits_;
-    const S keep = std::min(S(1) - S(1) / static_cast<S>(commits_), decay);
+    const S keep = running_weight(++commits_, decay);
     const S take = (S(1) - keep) / static_cast<S>(count);
     value_.template triangularView<Eigen::Lower>() = keep * value_ + take * fresh_;
     linalg::symmetrize_from_lower<S>(value_);
@@ -50,6 +61,12 @@ class RunningCovariance {
 
   /// Forgets what was added since the last commit.
   void discard() { fresh_.setZero(); }
+  /// Forgets the average too.
+  void reset() {
+    discard();
+    value_.setZero();
+    commits_ = 0;
+  }
 
   const Matrix<S>& value() const { return value_; }
   Index commits() const { return commits_; }

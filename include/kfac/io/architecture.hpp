@@ -7,10 +7,12 @@
 #include <nlohmann/json.hpp>
 
 #include <kfac/nn/activations.hpp>
-#include <kfac/nn/conv2d.hpp>
+#include <kfac/nn/channels_last.hpp>
+#include <kfac/nn/conv.hpp>
 #include <kfac/nn/dropout.hpp>
 #include <kfac/nn/dynamic_sequential.hpp>
 #include <kfac/nn/flatten.hpp>
+#include <kfac/nn/global_pooling.hpp>
 #include <kfac/nn/linear.hpp>
 #include <kfac/nn/pooling.hpp>
 #include <kfac/nn/residual.hpp>
@@ -55,15 +57,20 @@ class LayerDescription {
     return json_.contains(field) ? integer(field) : otherwise;
   }
 
-  /// A pair, or one integer for both axes.
-  std::array<Index, 2> pair(const char* field, std::array<Index, 2> otherwise) const {
+  /// One integer for each axis of an image, or one for all of them.
+  template <std::size_t Axes>
+  std::array<Index, Axes> per_axis(const char* field,
+                                   const std::array<Index, Axes>& otherwise) const {
     if (!json_.contains(field)) return otherwise;
     const nlohmann::json& value = json_[field];
-    if (value.is_number_integer()) return {value.get<Index>(), value.get<Index>()};
-    if (!value.is_array() || value.size() != 2 || !value[0].is_number_integer() ||
-        !value[1].is_number_integer())
-      fail(std::string("has a '") + field + "' that is not two integers");
-    return {value[0].get<Index>(), value[1].get<Index>()};
+    if (value.is_number_integer()) return kfac::detail::on_all_axes<Axes>(value.get<Index>());
+    std::array<Index, Axes> result{};
+    if (!value.is_array() || value.size() != Axes) fail_per_axis(field, Axes);
+    for (std::size_t axis = 0; axis < Axes; ++axis) {
+      if (!value[axis].is_number_integer()) fail_per_axis(field, Axes);
+      result[axis] = value[axis].get<Index>();
+    }
+    return result;
   }
 
   Shape shape(const char* field) const {
@@ -88,6 +95,11 @@ class LayerDescription {
   }
 
  private:
+  [[noreturn]] void fail_per_axis(const char* field, std::size_t axes) const {
+    fail(std::string("has a '") + field + "' that is neither an integer nor an array of " +
+         std::to_string(axes));
+  }
+
   const nlohmann::json& json_;
   std::string name_;
 };
@@ -96,30 +108,47 @@ template <RealScalar S>
 std::vector<AnyLayer<S>> make_layers(const nlohmann::json& layers, const std::string& prefix,
                                      Rng& rng);
 
+template <RealScalar S, std::size_t Axes>
+Conv<S, Axes> make_convolution(const LayerDescription& layer, Rng& rng) {
+  const ConvOptions<Axes> defaults;
+  return Conv<S, Axes>({.in_channels = layer.integer("in_channels"),
+                        .out_channels = layer.integer("out_channels"),
+                        .kernel_size = layer.per_axis("kernel_size", defaults.kernel_size),
+                        .stride = layer.per_axis("stride", defaults.stride),
+                        .padding = layer.per_axis("padding", defaults.padding),
+                        .dilation = layer.per_axis("dilation", defaults.dilation),
+                        .groups = layer.integer("groups", defaults.groups),
+                        .bias = layer.boolean("bias", defaults.bias),
+                        .workspace = layer.integer("workspace", defaults.workspace)},
+                       rng);
+}
+
+template <std::size_t Axes>
+PoolOptions<Axes> pooling(const LayerDescription& layer) {
+  const PoolOptions<Axes> defaults;
+  return {.kernel_size = layer.per_axis("kernel_size", defaults.kernel_size),
+          .stride = layer.per_axis("stride", defaults.stride),
+          .padding = layer.per_axis("padding", defaults.padding)};
+}
+
 template <RealScalar S>
 AnyLayer<S> make_layer(const LayerDescription& layer, Rng& rng) {
   const std::string type = layer.type();
   if (type == "linear")
     return Linear<S>(layer.integer("in"), layer.integer("out"), rng,
                      {.bias = layer.boolean("bias", true)});
-  if (type == "conv2d")
-    return Conv2d<S>({.in_channels = layer.integer("in_channels"),
-                      .out_channels = layer.integer("out_channels"),
-                      .kernel_size = layer.pair("kernel_size", {3, 3}),
-                      .stride = layer.pair("stride", {1, 1}),
-                      .padding = layer.pair("padding", {0, 0}),
-                      .dilation = layer.pair("dilation", {1, 1}),
-                      .groups = layer.integer("groups", 1),
-                      .bias = layer.boolean("bias", true)},
-                     rng);
-  const auto pooling = [&] {
-    return Pool2dOptions{.kernel_size = layer.pair("kernel_size", {2, 2}),
-                         .stride = layer.pair("stride", {0, 0}),
-                         .padding = layer.pair("padding", {0, 0})};
-  };
-  if (type == "maxpool2d") return MaxPool2d<S>(pooling());
-  if (type == "avgpool2d") return AvgPool2d<S>(pooling());
-  if (type == "spatial_mean") return GlobalAvgPool2d<S>();
+  if (type == "conv1d") return make_convolution<S, 1>(layer, rng);
+  if (type == "conv2d") return make_convolution<S, 2>(layer, rng);
+  if (type == "conv3d") return make_convolution<S, 3>(layer, rng);
+  if (type == "maxpool1d") return MaxPool1d<S>(pooling<1>(layer));
+  if (type == "maxpool2d") return MaxPool2d<S>(pooling<2>(layer));
+  if (type == "avgpool1d") return AvgPool1d<S>(pooling<1>(layer));
+  if (type == "avgpool2d") return AvgPool2d<S>(pooling<2>(layer));
+  if (type == "spatial_mean") return SpatialMean<S>();
+  if (type == "spatial_sum") return SpatialSum<S>();
+  if (type == "mean_tokens") return MeanTokens<S>();
+  if (type == "sum_tokens") return SumTokens<S>();
+  if (type == "channels_last") return ChannelsLast<S>();
   if (type == "flatten") return Flatten<S>();
   if (type == "unflatten") return Unflatten<S>(layer.shape("shape"));
   if (type == "dropout") return Dropout<S>(layer.number("p"), rng);
@@ -156,9 +185,11 @@ std::vector<AnyLayer<S>> make_layers(const nlohmann::json& layers, const std::st
 ///      {"type": "residual", "layers": [{"type": "linear", "in": 1352, "out": 1352}]},
 ///      {"type": "linear", "in": 1352, "out": 10, "bias": true}]
 ///
-/// Types: linear, conv2d, maxpool2d and avgpool2d (kernel_size, stride, padding), spatial_mean (the
-/// global average), flatten, unflatten, dropout (p), residual, relu, tanh, sigmoid, gelu, softplus,
-/// identity. What is left out has the layer's default.
+/// Types: linear; conv1d, conv2d and conv3d; maxpool1d, maxpool2d, avgpool1d and avgpool2d
+/// (kernel_size, stride, padding); spatial_mean and spatial_sum (over all positions of each
+/// channel); mean_tokens and sum_tokens; channels_last; flatten, unflatten; dropout (p); residual;
+/// relu, tanh, sigmoid, gelu, softplus, identity. What is left out has the layer's default; what
+/// has an entry for each axis may be one integer for all.
 /// \throws FileError naming a layer that is of unknown type or lacks a field; OptionError for a
 ///         field out of range
 template <RealScalar S>

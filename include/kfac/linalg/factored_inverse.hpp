@@ -7,13 +7,25 @@
 #include <kfac/linalg/spd_inverse.hpp>
 
 namespace kfac {
+namespace linalg {
+
+/// pi, which balances damping over A and G: the root of the ratio of their mean eigenvalues, or 1
+/// where one is zero (a dead layer).
+template <RealScalar S>
+S trace_balance(const ConstMatrixRef<S>& a, const ConstMatrixRef<S>& g) {
+  const S mean_a = a.trace() / static_cast<S>(a.rows());
+  const S mean_g = g.trace() / static_cast<S>(g.rows());
+  return mean_a > 0 && mean_g > 0 ? std::sqrt(mean_a / mean_g) : S(1);
+}
+
+}  // namespace linalg
 
 /// The damped inverse of A (x) G with the damping split over the factors, by Cholesky:
 /// \f$ V \mapsto (G + \sqrt\lambda/\pi\, I)^{-1} V (A + \pi\sqrt\lambda\, I)^{-1} \f$ with
 /// \f$ \pi^2 = (\mathrm{tr} A / \dim A) / (\mathrm{tr} G / \dim G) \f$, or 1 where a trace is zero
 /// (a dead layer); pi is 1 too where that balance is not wanted. It damps somewhat more than lambda
-/// I added to the product (`SpectralInverse`) and is several times cheaper. \source Martens and
-/// Grosse 2015, arXiv 1503.05671, section 6.3
+/// I added to the product (as an eigenbasis allows) and is several times cheaper.
+/// \source Martens and Grosse 2015, arXiv 1503.05671, section 6.3
 template <RealScalar S>
 class FactoredInverse {
  public:
@@ -24,7 +36,7 @@ class FactoredInverse {
   /// to working precision.
   bool refresh(const Matrix<S>& a, const Matrix<S>& g, S damping, bool pi = true) {
     const S root = std::sqrt(damping);
-    const S balance = pi ? trace_ratio(a, g) : S(1);
+    const S balance = pi ? linalg::trace_balance<S>(a, g) : S(1);
     if (!invert(a, root * balance, next_a_) || !invert(g, root / balance, next_g_)) return false;
     a_.swap(next_a_);
     g_.swap(next_g_);
@@ -41,12 +53,6 @@ class FactoredInverse {
   }
 
  private:
-  static S trace_ratio(const Matrix<S>& a, const Matrix<S>& g) {
-    const S mean_a = a.trace() / static_cast<S>(a.rows());
-    const S mean_g = g.trace() / static_cast<S>(g.rows());
-    return mean_a > 0 && mean_g > 0 ? std::sqrt(mean_a / mean_g) : S(1);
-  }
-
   static bool invert(const Matrix<S>& factor, S shift, Matrix<S>& inverse) {
     inverse = factor;
     inverse.diagonal().array() += shift;

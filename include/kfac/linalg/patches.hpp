@@ -7,17 +7,32 @@
 #include <kfac/core/types.hpp>
 
 namespace kfac {
+namespace detail {
 
-/// A window that slides over images {channels, height, width}, as convolutions and poolings do.
-/// Arrays are {vertical, horizontal}. At window place o, the window's entry k lies on pixel
-/// `o * stride - padding + k * dilation` of its axis; pixels outside the image are padding.
+/// The same number on every axis.
+template <std::size_t Axes>
+constexpr std::array<Index, Axes> on_all_axes(Index value) {
+  std::array<Index, Axes> values{};
+  for (Index& entry : values) entry = value;
+  return values;
+}
+
+}  // namespace detail
+
+/// A window that slides over images of 1, 2 or 3 axes, slowest first: {length}, {height, width} or
+/// {depth, height, width}, as convolutions and poolings do. At window place o, the window's entry k
+/// lies on pixel `o * stride - padding + k * dilation` of its axis; pixels outside the image are
+/// padding.
+template <std::size_t Axes>
 struct PatchGeometry {
+  static_assert(1 <= Axes && Axes <= 3, "images have 1, 2 or 3 axes");
+
   Index channels = 1;
-  std::array<Index, 2> image = {1, 1};  ///< height and width
-  std::array<Index, 2> kernel = {1, 1};
-  std::array<Index, 2> stride = {1, 1};
-  std::array<Index, 2> padding = {0, 0};
-  std::array<Index, 2> dilation = {1, 1};
+  std::array<Index, Axes> image = detail::on_all_axes<Axes>(1);
+  std::array<Index, Axes> kernel = detail::on_all_axes<Axes>(1);
+  std::array<Index, Axes> stride = detail::on_all_axes<Axes>(1);
+  std::array<Index, Axes> padding = detail::on_all_axes<Axes>(0);
+  std::array<Index, Axes> dilation = detail::on_all_axes<Axes>(1);
 
   /// The number of places of the window along an axis; 0 if it is larger than the padded image.
   Index places(std::size_t axis) const {
@@ -25,12 +40,24 @@ struct PatchGeometry {
     return room < 0 ? 0 : room / stride[axis] + 1;
   }
   /// The number of places of the window: the pixels of an output channel.
-  Index positions() const { return places(0) * places(1); }
+  Index positions() const {
+    Index count = 1;
+    for (std::size_t axis = 0; axis < Axes; ++axis) count *= places(axis);
+    return count;
+  }
   /// The number of entries of a channel's window.
-  Index taps() const { return kernel[0] * kernel[1]; }
+  Index taps() const { return product(kernel); }
   /// The number of entries of a patch.
   Index features() const { return channels * taps(); }
-  Index plane_size() const { return image[0] * image[1]; }
+  /// The number of pixels of a channel.
+  Index plane_size() const { return product(image); }
+
+ private:
+  static Index product(const std::array<Index, Axes>& sizes) {
+    Index result = 1;
+    for (const Index size : sizes) result *= size;
+    return result;
+  }
 };
 
 namespace detail {
@@ -51,48 +78,87 @@ inline PlaceRange places_inside(Index places, Index image, Index stride, Index o
   return {std::min(begin, end), end};
 }
 
+/// The work of `for_each_window_row`: first a loop over the window's entries, axis by axis, then
+/// one over the rows of places.
+template <std::size_t Axes, class Body>
+class WindowRows {
+ public:
+  WindowRows(const PatchGeometry<Axes>& geometry, Body& body) : geometry_(geometry), body_(body) {
+    for (std::size_t axis = 0; axis < Axes; ++axis) places_[axis] = geometry.places(axis);
+    place_step_.back() = 1;
+    pixel_step_.back() = geometry.stride.back();
+    Index plane = 1;
+    for (std::size_t axis = Axes - 1; axis > 0; --axis) {
+      plane *= geometry.image[axis];
+      place_step_[axis - 1] = place_step_[axis] * places_[axis];
+      pixel_step_[axis - 1] = geometry.stride[axis - 1] * plane;
+    }
+  }
+
+  /// `tap`, `place` and `pixel` are numbers along the slower axes so far.
+  template <std::size_t Axis = 0>
+  void for_each_tap(Index tap = 0, Index place = 0, Index pixel = 0) {
+    for (Index entry = 0; entry < geometry_.kernel[Axis]; ++entry) {
+      const Index offset = entry * geometry_.dilation[Axis] - geometry_.padding[Axis];
+      const auto [begin, end] =
+          places_inside(places_[Axis], geometry_.image[Axis], geometry_.stride[Axis], offset);
+      if (begin == end) continue;
+      counts_[Axis] = end - begin;
+      const Index next_tap = tap * geometry_.kernel[Axis] + entry;
+      const Index next_place = place * places_[Axis] + begin;
+      const Index next_pixel =
+          pixel * geometry_.image[Axis] + begin * geometry_.stride[Axis] + offset;
+      if constexpr (Axis + 1 < Axes)
+        for_each_tap<Axis + 1>(next_tap, next_place, next_pixel);
+      else
+        for_each_row<0>(next_tap, next_place, next_pixel);
+    }
+  }
+
+ private:
+  template <std::size_t Axis>
+  void for_each_row(Index tap, Index place, Index pixel) {
+    const Index count = counts_[Axis];
+    if constexpr (Axis + 1 < Axes) {
+      for (Index i = 0; i < count; ++i)
+        for_each_row<Axis + 1>(tap, place + i * place_step_[Axis], pixel + i * pixel_step_[Axis]);
+    } else {
+      body_(tap, place, pixel, count);
+    }
+  }
+
+  const PatchGeometry<Axes>& geometry_;
+  Body& body_;
+  std::array<Index, Axes> places_{};
+  std::array<Index, Axes> place_step_{};
+  std::array<Index, Axes> pixel_step_{};
+  std::array<Index, Axes> counts_{};
+};
+
 }  // namespace detail
 
 /// Calls `body(tap, place, pixel, count)` for every stretch of `count` places along a row, from
 /// `place` on, where the window's entry `tap` (row-major in the kernel) lies inside the image: on
-/// `pixel` and then every `stride[1]` pixels. `place` and `pixel` count row-major in one channel.
-template <class Body>
-void for_each_window_row(const PatchGeometry& geometry, Body&& body) {
-  const Index rows = geometry.places(0);
-  const Index columns = geometry.places(1);
-  const auto offset = [&](std::size_t axis, Index entry) {
-    return entry * geometry.dilation[axis] - geometry.padding[axis];
-  };
-  for (Index k1 = 0, tap = 0; k1 < geometry.kernel[0]; ++k1) {
-    const auto [top, bottom] =
-        detail::places_inside(rows, geometry.image[0], geometry.stride[0], offset(0, k1));
-    for (Index k2 = 0; k2 < geometry.kernel[1]; ++k2, ++tap) {
-      const auto [left, right] =
-          detail::places_inside(columns, geometry.image[1], geometry.stride[1], offset(1, k2));
-      if (left == right) continue;
-      const Index first = left * geometry.stride[1] + offset(1, k2);
-      for (Index row = top; row < bottom; ++row) {
-        const Index image_row = row * geometry.stride[0] + offset(0, k1);
-        body(tap, row * columns + left, image_row * geometry.image[1] + first, right - left);
-      }
-    }
-  }
+/// `pixel` and then every `stride.back()` pixels. `place` and `pixel` count row-major in one
+/// channel.
+template <std::size_t Axes, class Body>
+void for_each_window_row(const PatchGeometry<Axes>& geometry, Body&& body) {
+  detail::WindowRows<Axes, std::remove_reference_t<Body>>(geometry, body).for_each_tap();
 }
 
 /// Writes the patches of a batch of images: `patches`, `(examples * positions) x features`, has one
 /// row per window place, the places of an example together, and columns in the order (channel,
-/// kernel row, kernel column), zero in the padding. A column is thus contiguous, and so are the
-/// columns of a group of channels. `images` is `(channels * height * width) x examples`.
+/// then the kernel's axes, slowest first), zero in the padding. A column is thus contiguous, and so
+/// are the columns of a group of channels. `images` is `(channels * plane_size) x examples`.
 /// \source Chellapilla, Puri and Simard, High performance convolutional neural networks for
-/// document
-///         processing, 2006
-template <RealScalar S>
-void unfold_patches(const PatchGeometry& geometry,
-                    const std::type_identity_t<ConstMatrixRef<S>>& images, MatrixMap<S> patches) {
+///         document processing, 2006
+template <RealScalar S, std::size_t Axes>
+void unfold_patches(const PatchGeometry<Axes>& geometry, const ConstMatrixRef<S>& images,
+                    MatrixRef<S> patches) {
   const Index examples = images.cols();
   const Index positions = geometry.positions();
-  const Index stride = geometry.stride[1];
-  const bool padded = geometry.padding != std::array<Index, 2>{0, 0};
+  const Index stride = geometry.stride.back();
+  const bool padded = geometry.padding != std::array<Index, Axes>{};
   for (Index channel = 0; channel < geometry.channels; ++channel) {
     const Index first_feature = channel * geometry.taps();
     for (Index example = 0; example < examples; ++example) {
@@ -113,11 +179,11 @@ void unfold_patches(const PatchGeometry& geometry,
 
 /// The adjoint of `unfold_patches`: every pixel of `images` becomes the sum of the entries of
 /// `patches` that were copied from it.
-template <RealScalar S>
-void fold_patches(const PatchGeometry& geometry,
-                  const std::type_identity_t<ConstMatrixRef<S>>& patches, MatrixMap<S> images) {
+template <RealScalar S, std::size_t Axes>
+void fold_patches(const PatchGeometry<Axes>& geometry, const ConstMatrixRef<S>& patches,
+                  MatrixRef<S> images) {
   const Index positions = geometry.positions();
-  const Index stride = geometry.stride[1];
+  const Index stride = geometry.stride.back();
   images.setZero();
   for (Index channel = 0; channel < geometry.channels; ++channel) {
     const Index first_feature = channel * geometry.taps();

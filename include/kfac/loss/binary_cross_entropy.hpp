@@ -61,8 +61,14 @@ class BinaryCrossEntropy : public detail::MatrixTargetLoss<S> {
   Index hessian_sqrt_columns(Index outputs) const { return outputs; }
   void hessian_sqrt(const ConstMatrixRef<S>& outputs, Index column, MatrixRef<S> into) const {
     into.setZero();
+    // sqrt(p (1 - p)) likewise: e / (1 + e^2) with e = exp(-|f| / 2).
     into.row(column) = (S(-0.5) * outputs.row(column).array().abs()).exp();
     into.row(column).array() /= S(1) + into.row(column).array().square();
+  }
+  void hessian_sqrt_product(const ConstMatrixRef<S>& outputs, const ConstMatrixRef<S>& u,
+                            MatrixRef<S> into) const {
+    into = (S(-0.5) * outputs.array().abs()).exp();
+    into.array() *= u.array() / (S(1) + into.array().square());
   }
 
   Targets sample(const ConstMatrixRef<S>& outputs, Rng& rng) const {

@@ -43,6 +43,20 @@ concept Loss = RealScalar<typename L::Scalar> &&
   loss.sampled_gradient(outputs, rng, into);
 };
 
+/// A loss that also has, for random vectors of curvature propagation,
+///
+/// - `hessian_sqrt_product(outputs, u, into)`: S_n u_n for each example, where u, `columns x
+/// batch`,
+///   has as many rows as S_n columns, in the time that the outputs take.
+/// \source Martens, Sutskever and Swersky, Estimating the Hessian by back-propagating curvature,
+///         2012
+template <class L>
+concept HessianSqrtLoss = Loss<L> &&
+    requires(const L& loss, const ConstMatrixRef<typename L::Scalar>& matrix,
+             MatrixRef<typename L::Scalar> into) {
+  loss.hessian_sqrt_product(matrix, matrix, into);
+};
+
 namespace detail {
 
 /// What the losses whose targets are a matrix like the outputs share.

@@ -51,6 +51,10 @@ class MeanSquaredError : public detail::MatrixTargetLoss<S> {
     into.setZero();
     into.row(column).setOnes();
   }
+  void hessian_sqrt_product(const ConstMatrixRef<S>&, const ConstMatrixRef<S>& u,
+                            MatrixRef<S> into) const {
+    into = u;
+  }
 
   Targets sample(const ConstMatrixRef<S>& outputs, Rng& rng) const {
     Matrix<S> noise(outputs.rows(), outputs.cols());

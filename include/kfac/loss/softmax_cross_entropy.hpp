@@ -6,10 +6,20 @@
 
 namespace kfac {
 
+struct CrossEntropyOptions {
+  /// Of the labels: of all positions of all examples.
+  Reduction reduction = Reduction::Mean;
+  /// How many of the outputs are one position's, >= 0: an example's outputs are those of `outputs /
+  /// classes` positions, one after another, as {tokens, classes} has them. 0: they are all one
+  /// position's.
+  Index classes = 0;
+};
+
 /// The cross-entropy of softmax(f) with integer labels, as torch.nn.CrossEntropyLoss: the mean (or
-/// sum) over the batch of -log softmax(f_n)[y_n]. Logits of any finite size are safe, since each
-/// column's largest is subtracted first. Hessian of one example: diag(p) - p p^T; its square root
-/// has the columns sqrt(p_k) (e_k - p).
+/// sum) over all labels y of -log softmax(f)[y]. There is one label for each example or, with the
+/// option `classes`, each position (token, pixel), an example's labels together. Logits of any
+/// finite size are safe, since each position's largest is subtracted first. Hessian of one
+/// position: diag(p) - p p^T; its square root has the columns sqrt(p_k) (e_k - p).
 template <RealScalar S>
 class SoftmaxCrossEntropy {
  public:
@@ -17,33 +27,44 @@ class SoftmaxCrossEntropy {
   using Targets = Labels;
   using TargetsRef = Eigen::Ref<const Labels>;
 
-  explicit SoftmaxCrossEntropy(LossOptions options = {}) : reduction_(options.reduction) {}
+  /// \throws OptionError if `classes` is negative
+  explicit SoftmaxCrossEntropy(CrossEntropyOptions options = {}) : options_(options) {
+    detail::check_option(options.classes >= 0, "kfac::CrossEntropyOptions", "classes",
+                         options.classes, ">= 0");
+  }
+  /// With what all losses have in common. (Not of a braced list, which is the above.)
+  template <std::same_as<LossOptions> Options>
+  explicit SoftmaxCrossEntropy(const Options& options)
+      : SoftmaxCrossEntropy(CrossEntropyOptions{.reduction = options.reduction}) {}
 
+  /// \throws ShapeError if the outputs are not those of whole positions, or there is not a label
+  ///         for each; ValueError if a label is none of the classes
   void check(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
-    static constexpr const char* kWhere = "kfac::SoftmaxCrossEntropy";
     if (outputs.size() == 0)
       raise<ShapeError>(std::string(kWhere) +
                         ": 'outputs' has no entries, expected at least one example");
-    detail::check_size(kWhere, "targets", targets.size(), outputs.cols(), "labels");
+    detail::check_size(kWhere, "targets", targets.size(),
+                       positions(outputs.rows()) * outputs.cols(), "labels");
     for (Index n = 0; n < targets.size(); ++n)
-      if (targets(n) < 0 || targets(n) >= outputs.rows())
+      if (targets(n) < 0 || targets(n) >= classes(outputs.rows()))
         raise<ValueError>(std::string(kWhere) + ": 'targets' has label " +
                           std::to_string(targets(n)) + " at " + std::to_string(n) +
-                          ", expected 0 to " + std::to_string(outputs.rows() - 1));
+                          ", expected 0 to " + std::to_string(classes(outputs.rows()) - 1));
   }
 
-  S scale(Index, Index batch) const {
-    return reduction_ == Reduction::Mean ? S(1) / static_cast<S>(batch) : S(1);
+  S scale(Index outputs, Index batch) const {
+    return options_.reduction == Reduction::Mean ? S(1) / static_cast<S>(positions(outputs) * batch)
+                                                 : S(1);
   }
 
   S value(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
     check(outputs, targets);
     S sum = 0;
-    for (Index n = 0; n < outputs.cols(); ++n) {
-      const S largest = outputs.col(n).maxCoeff();
-      const S total = (outputs.col(n).array() - largest).exp().sum();
-      sum += std::log(total) - (outputs(targets(n), n) - largest);
-    }
+    for_each_position(outputs, [&](const auto& f, Index label, Index, Index) {
+      const S largest = f.maxCoeff();
+      const S total = (f.array() - largest).exp().sum();
+      sum += std::log(total) - (f(targets(label)) - largest);
+    });
     return scale(outputs.rows(), outputs.cols()) * sum;
   }
 
@@ -51,7 +72,8 @@ class SoftmaxCrossEntropy {
                 MatrixRef<S> into) const {
     check(outputs, targets);
     softmax(outputs, into);
-    for (Index n = 0; n < outputs.cols(); ++n) into(targets(n), n) -= S(1);
+    for_each_position(into,
+                      [&](auto&& p, Index label, Index, Index) { p(targets(label)) -= S(1); });
     into *= scale(outputs.rows(), outputs.cols());
   }
   Matrix<S> gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
@@ -63,40 +85,83 @@ class SoftmaxCrossEntropy {
   void hessian_product(const ConstMatrixRef<S>& outputs, const ConstMatrixRef<S>& v,
                        MatrixRef<S> into) const {
     softmax(outputs, into);
-    for (Index n = 0; n < outputs.cols(); ++n) {
-      const S mean = into.col(n).dot(v.col(n));
-      into.col(n).array() *= v.col(n).array() - mean;
-    }
+    for_each_position(into, [&](auto&& p, Index, Index row, Index n) {
+      const S mean = p.dot(v.col(n).segment(row, p.size()));
+      p.array() *= v.col(n).segment(row, p.size()).array() - mean;
+    });
   }
 
-  Index hessian_sqrt_columns(Index outputs) const { return outputs; }
+  /// One for each position and class, in the order of the outputs.
+  Index hessian_sqrt_columns(Index outputs) const { return positions(outputs) * classes(outputs); }
   void hessian_sqrt(const ConstMatrixRef<S>& outputs, Index column, MatrixRef<S> into) const {
-    softmax(outputs, into);
+    const Index size = classes(outputs.rows());
+    const Index row = column / size * size;
+    if (positions(outputs.rows()) > 1) into.setZero();
     for (Index n = 0; n < outputs.cols(); ++n) {
+      softmax_of(outputs.col(n).segment(row, size), into.col(n).segment(row, size));
       const S root = std::sqrt(into(column, n));
-      into.col(n) *= -root;
+      into.col(n).segment(row, size) *= -root;
       into(column, n) += root;
     }
+  }
+  void hessian_sqrt_product(const ConstMatrixRef<S>& outputs, const ConstMatrixRef<S>& u,
+                            MatrixRef<S> into) const {
+    // sum_k sqrt(p_k) (e_k - p) u_k, with r = sqrt(p)
+    softmax(outputs, into);
+    for_each_position(into, [&](auto&& r, Index, Index row, Index n) {
+      r = r.array().sqrt();
+      const S mean = r.dot(u.col(n).segment(row, r.size()));
+      r.array() *= u.col(n).segment(row, r.size()).array() - mean * r.array();
+    });
   }
 
   Targets sample(const ConstMatrixRef<S>& outputs, Rng& rng) const {
     Matrix<S> probabilities(outputs.rows(), outputs.cols());
     softmax(outputs, probabilities);
-    Labels labels(outputs.cols());
-    for (Index n = 0; n < outputs.cols(); ++n) labels(n) = draw(probabilities.col(n), rng);
+    Labels labels(positions(outputs.rows()) * outputs.cols());
+    for_each_position(probabilities,
+                      [&](auto&& p, Index label, Index, Index) { labels(label) = draw(p, rng); });
     return labels;
   }
   void sampled_gradient(const ConstMatrixRef<S>& outputs, Rng& rng, MatrixRef<S> into) const {
     softmax(outputs, into);
-    for (Index n = 0; n < outputs.cols(); ++n) into(draw(into.col(n), rng), n) -= S(1);
+    for_each_position(into, [&](auto&& p, Index, Index, Index) { p(draw(p, rng)) -= S(1); });
   }
 
  private:
-  static void softmax(const ConstMatrixRef<S>& outputs, MatrixRef<S> into) {
-    for (Index n = 0; n < outputs.cols(); ++n) {
-      into.col(n) = (outputs.col(n).array() - outputs.col(n).maxCoeff()).exp();
-      into.col(n) /= into.col(n).sum();
-    }
+  static constexpr const char* kWhere = "kfac::SoftmaxCrossEntropy";
+
+  Index classes(Index outputs) const { return options_.classes == 0 ? outputs : options_.classes; }
+  /// \throws ShapeError
+  Index positions(Index outputs) const {
+    if (options_.classes == 0) return 1;
+    if (outputs % options_.classes != 0)
+      raise<ShapeError>(std::string(kWhere) + ": 'outputs' has " + std::to_string(outputs) +
+                        " rows, expected a multiple of 'classes', " +
+                        std::to_string(options_.classes));
+    return outputs / options_.classes;
+  }
+
+  /// Calls `body(entries, label, row, n)` for the entries of each position, in the order of their
+  /// labels: those from `row` on in column n.
+  template <class Values, class Body>
+  void for_each_position(Values& values, Body&& body) const {
+    const Index count = positions(values.rows());
+    const Index size = classes(values.rows());
+    for (Index n = 0, label = 0; n < values.cols(); ++n)
+      for (Index position = 0; position < count; ++position, ++label)
+        body(values.col(n).segment(position * size, size), label, position * size, n);
+  }
+
+  template <class Logits, class Probabilities>
+  static void softmax_of(const Logits& f, Probabilities&& p) {
+    p = (f.array() - f.maxCoeff()).exp();
+    p /= p.sum();
+  }
+  void softmax(const ConstMatrixRef<S>& outputs, MatrixRef<S> into) const {
+    for_each_position(outputs, [&](const auto& f, Index, Index row, Index n) {
+      softmax_of(f, into.col(n).segment(row, f.size()));
+    });
   }
 
   template <class Column>
@@ -111,7 +176,7 @@ class SoftmaxCrossEntropy {
     return static_cast<int>(last);
   }
 
-  Reduction reduction_;
+  CrossEntropyOptions options_;
 };
 
 }  // namespace kfac

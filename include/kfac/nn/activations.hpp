@@ -3,16 +3,28 @@
 #include <cmath>
 #include <numbers>
 
+#include <kfac/core/buffer.hpp>
 #include <kfac/nn/layer.hpp>
 
 namespace kfac {
+namespace detail {
+
+template <class Function, class S>
+concept TwiceDifferentiableFunction = requires(const ConstMatrixMap<S>& in, MatrixMap<S> out) {
+  Function::second_derivative(in.array(), in.array(), out.array());
+};
+
+}  // namespace detail
 
 /// An elementwise layer y = f(x) on any shape. `Function` gives f and f' on Eigen arrays:
-/// `value(x)`, and `derivative(x, y)` where y = f(x) is at hand.
+/// `value(x, into)`, and `derivative(x, y, into)` where y = f(x) is at hand; for products with the
+/// Hessian also f'', `second_derivative(x, y, into)`.
 template <RealScalar S, class Function>
 class Activation : public ParameterFree<S> {
  public:
-  struct Scratch {};
+  struct Scratch {
+    Buffer<S> product;  ///< used by `backward_tangent` alone
+  };
   static const char* kind() { return Function::kind(); }
 
   Shape output_shape(const Shape& shape) const { return shape; }
@@ -32,6 +44,19 @@ class Activation : public ParameterFree<S> {
       scale(x, y, *x_tangent, y_tangent);
     else
       y_tangent.values.setZero();
+  }
+  void backward_tangent(
+      const ConstBatchView<S>& x, const ConstBatchView<S>& y, const ConstBatchView<S>& grad_output,
+      const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>*,
+      const ConstBatchView<S>& grad_output_tangent, BatchView<S>* grad_input_tangent, VectorMap<S>*,
+      Scratch& scratch) const requires detail::TwiceDifferentiableFunction<Function, S> {
+    if (!grad_input_tangent) return;
+    scale(x, y, grad_output_tangent, *grad_input_tangent);
+    if (!x_tangent) return;
+    MatrixMap<S> product = scratch.product.map(x.values.rows(), x.values.cols());
+    Function::second_derivative(x.values.array(), y.values.array(), product.array());
+    grad_input_tangent->values.array() +=
+        product.array() * x_tangent->values.array() * grad_output.values.array();
   }
 
  private:
@@ -55,6 +80,10 @@ struct ReLUFunction {
   static void derivative(const X& x, const Y&, D&& d) {
     d = (x > typename X::Scalar(0)).template cast<typename X::Scalar>();
   }
+  template <class X, class Y, class D>
+  static void second_derivative(const X&, const Y&, D&& d) {
+    d.setZero();
+  }
 };
 
 struct TanhFunction {
@@ -66,6 +95,11 @@ struct TanhFunction {
   template <class X, class Y, class D>
   static void derivative(const X&, const Y& y, D&& d) {
     d = typename X::Scalar(1) - y.square();
+  }
+  template <class X, class Y, class D>
+  static void second_derivative(const X&, const Y& y, D&& d) {
+    using S = typename X::Scalar;
+    d = S(-2) * y * (S(1) - y.square());
   }
 };
 
@@ -79,6 +113,11 @@ struct SigmoidFunction {
   static void derivative(const X&, const Y& y, D&& d) {
     d = y * (typename X::Scalar(1) - y);
   }
+  template <class X, class Y, class D>
+  static void second_derivative(const X&, const Y& y, D&& d) {
+    using S = typename X::Scalar;
+    d = y * (S(1) - y) * (S(1) - S(2) * y);
+  }
 };
 
 struct GELUFunction {
@@ -91,16 +130,22 @@ struct GELUFunction {
   template <class X, class Y, class D>
   static void derivative(const X& x, const Y&, D&& d) {
     using S = typename X::Scalar;
-    d = x.unaryExpr([](S z) {
-      const S density =
-          std::exp(S(-0.5) * z * z) * std::numbers::inv_sqrtpi_v<S> / std::numbers::sqrt2_v<S>;
-      return cumulative(z) + z * density;
-    });
+    d = x.unaryExpr([](S z) { return cumulative(z) + z * density(z); });
   }
-  /// The standard normal distribution function.
+  template <class X, class Y, class D>
+  static void second_derivative(const X& x, const Y&, D&& d) {
+    using S = typename X::Scalar;
+    // In this order z^2 does not overflow.
+    d = x.unaryExpr([](S z) { return S(2) * density(z) - z * (z * density(z)); });
+  }
+  /// The standard normal distribution function, and its density.
   template <class S>
   static S cumulative(S z) {
     return S(0.5) * std::erfc(-z / std::numbers::sqrt2_v<S>);
+  }
+  template <class S>
+  static S density(S z) {
+    return std::exp(S(-0.5) * z * z) * std::numbers::inv_sqrtpi_v<S> / std::numbers::sqrt2_v<S>;
   }
 };
 
@@ -115,6 +160,13 @@ struct SoftplusFunction {
   static void derivative(const X& x, const Y&, D&& d) {
     d = x.logistic();
   }
+  template <class X, class Y, class D>
+  static void second_derivative(const X& x, const Y&, D&& d) {
+    using S = typename X::Scalar;
+    // e / (1 + e)^2 with e = exp(-|x|): no cancellation.
+    d = (-x.abs()).exp();
+    d /= (S(1) + d).square();
+  }
 };
 
 struct IdentityFunction {
@@ -126,6 +178,10 @@ struct IdentityFunction {
   template <class X, class Y, class D>
   static void derivative(const X&, const Y&, D&& d) {
     d.setOnes();
+  }
+  template <class X, class Y, class D>
+  static void second_derivative(const X&, const Y&, D&& d) {
+    d.setZero();
   }
 };
 

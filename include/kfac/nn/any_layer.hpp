@@ -87,10 +87,22 @@ class AnyLayer {
     held_->tangent(x, y, x_tangent, parameter_tangent, y_tangent, scratch);
   }
 
+  /// \throws StateError if what it holds is not a TwiceDifferentiableLayer
+  void backward_tangent(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+                        const ConstBatchView<S>& grad_output, const ConstBatchView<S>* x_tangent,
+                        const ConstVectorMap<S>* parameter_tangent,
+                        const ConstBatchView<S>& grad_output_tangent,
+                        BatchView<S>* grad_input_tangent, VectorMap<S>* grad_parameters_tangent,
+                        Scratch& scratch) const {
+    held_->backward_tangent(x, y, grad_output, x_tangent, parameter_tangent, grad_output_tangent,
+                            grad_input_tangent, grad_parameters_tangent, scratch);
+  }
+
   void rename(const std::string& name) { held_->rename(name); }
   void append_layers(S* gradient, std::vector<LayerView<S>>& views) {
     held_->append_layers(gradient, views);
   }
+  void append_layer_sizes(std::vector<Index>& sizes) const { held_->append_layer_sizes(sizes); }
 
  private:
   struct Base {
@@ -110,8 +122,17 @@ class AnyLayer {
                          const ConstBatchView<S>* x_tangent,
                          const ConstVectorMap<S>* parameter_tangent, BatchView<S> y_tangent,
                          AnyScratch& scratch) const = 0;
+    virtual void backward_tangent(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+                                  const ConstBatchView<S>& grad_output,
+                                  const ConstBatchView<S>* x_tangent,
+                                  const ConstVectorMap<S>* parameter_tangent,
+                                  const ConstBatchView<S>& grad_output_tangent,
+                                  BatchView<S>* grad_input_tangent,
+                                  VectorMap<S>* grad_parameters_tangent,
+                                  AnyScratch& scratch) const = 0;
     virtual void rename(const std::string& name) = 0;
     virtual void append_layers(S* gradient, std::vector<LayerView<S>>& views) = 0;
+    virtual void append_layer_sizes(std::vector<Index>& sizes) const = 0;
 
    protected:
     Base(const Base&) = default;
@@ -141,9 +162,21 @@ class AnyLayer {
                  BatchView<S> y_tangent, AnyScratch& scratch) const override {
       slot.tangent(x, y, x_tangent, parameter_tangent, y_tangent, scratch.as<Scratch>());
     }
+    void backward_tangent(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+                          const ConstBatchView<S>& grad_output, const ConstBatchView<S>* x_tangent,
+                          const ConstVectorMap<S>* parameter_tangent,
+                          const ConstBatchView<S>& grad_output_tangent,
+                          BatchView<S>* grad_input_tangent, VectorMap<S>* grad_parameters_tangent,
+                          AnyScratch& scratch) const override {
+      slot.backward_tangent(x, y, grad_output, x_tangent, parameter_tangent, grad_output_tangent,
+                            grad_input_tangent, grad_parameters_tangent, scratch.as<Scratch>());
+    }
     void rename(const std::string& name) override { slot.rename(name); }
     void append_layers(S* gradient, std::vector<LayerView<S>>& views) override {
       slot.append_layers(gradient, views);
+    }
+    void append_layer_sizes(std::vector<Index>& sizes) const override {
+      slot.append_layer_sizes(sizes);
     }
 
     Slot<L> slot;

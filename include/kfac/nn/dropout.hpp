@@ -15,7 +15,7 @@ namespace kfac {
 /// forward pass. Masks are drawn from a generator in the workspace, seeded by the layer: every new
 /// workspace starts with the same masks.
 template <RealScalar S>
-class Dropout : public ParameterFree<S> {
+class Dropout : public ParameterFree<S>, public LocallyLinear<Dropout<S>, S> {
  public:
   struct Scratch {
     std::optional<Rng> rng;

@@ -22,8 +22,8 @@ namespace kfac {
 /// more. Adding a layer ends the validity of `layers()`, and of what a workspace holds of a forward
 /// pass.
 template <RealScalar S>
-class DynamicSequential : public Chain<DynamicSequential<S>, S, std::vector<AnyScratch>> {
-  using Base = Chain<DynamicSequential, S, std::vector<AnyScratch>>;
+class DynamicSequential : public Chain<DynamicSequential<S>, S, std::vector<AnyScratch>, true> {
+  using Base = Chain<DynamicSequential, S, std::vector<AnyScratch>, true>;
 
  public:
   DynamicSequential() = default;

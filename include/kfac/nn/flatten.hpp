@@ -7,7 +7,7 @@ namespace detail {
 
 /// A layer that changes the shape of its input and nothing else.
 template <RealScalar S>
-class Reshaping : public ParameterFree<S> {
+class Reshaping : public ParameterFree<S>, public LocallyLinear<Reshaping<S>, S> {
  public:
   struct Scratch {};
 

@@ -48,6 +48,18 @@ class Observer {
     static_cast<void>(layer), static_cast<void>(gradient);
   }
 
+  /// The same for a layer that has parameters but announces no inputs and output gradients.
+  virtual void on_forward(const std::string& layer, Index examples) {
+    static_cast<void>(layer), static_cast<void>(examples);
+  }
+  /// Whether it wants `on_example_gradients`, which costs a pass through the layer an example.
+  virtual bool wants_example_gradients() const { return false; }
+  /// After the backward pass of such a layer: the gradient of its flat parameters for each example,
+  /// `parameters x batch`.
+  virtual void on_example_gradients(const std::string& layer, const SharedBatch<S>& gradients) {
+    static_cast<void>(layer), static_cast<void>(gradients);
+  }
+
  private:
   friend class HookPoint<S>;
   using List = std::vector<Observer*>;
@@ -76,14 +88,39 @@ class HookPoint {
 
   bool empty() const { return !observers_ || observers_->empty(); }
 
+  /// While it is not null, no other observer hears anything. \pre it is attached here
+  void set_sole_observer(Observer<S>* observer) { sole_ = observer; }
+
   void announce_input(const std::string& layer, const SharedBatch<S>& input) const {
-    for (Observer<S>* observer : *observers_) observer->on_input(layer, input);
+    for_each([&](Observer<S>& observer) { observer.on_input(layer, input); });
   }
   void announce_output_gradient(const std::string& layer, const SharedBatch<S>& gradient) const {
-    for (Observer<S>* observer : *observers_) observer->on_output_gradient(layer, gradient);
+    for_each([&](Observer<S>& observer) { observer.on_output_gradient(layer, gradient); });
+  }
+  void announce_forward(const std::string& layer, Index examples) const {
+    for_each([&](Observer<S>& observer) { observer.on_forward(layer, examples); });
+  }
+  bool wants_example_gradients() const {
+    bool wanted = false;
+    if (!empty())
+      for_each([&](Observer<S>& observer) { wanted |= observer.wants_example_gradients(); });
+    return wanted;
+  }
+  void announce_example_gradients(const std::string& layer,
+                                  const SharedBatch<S>& gradients) const {
+    for_each([&](Observer<S>& observer) {
+      if (observer.wants_example_gradients()) observer.on_example_gradients(layer, gradients);
+    });
   }
 
  private:
+  template <class Body>
+  void for_each(Body&& body) const {
+    if (sole_) return body(*sole_);
+    for (Observer<S>* observer : *observers_) body(*observer);
+  }
+
+  Observer<S>* sole_ = nullptr;
   std::shared_ptr<typename Observer<S>::List> observers_;
 };
 

@@ -91,6 +91,25 @@ concept Layer = RealScalar<typename L::Scalar> && std::default_initializable<typ
   layer.tangent(in, in, x_tangent, parameter_tangent, out, scratch);
 };
 
+/// A layer that also has the second derivatives that products with the Hessian are made of.
+///
+/// - `backward_tangent(x, y, grad_output, x_tangent, parameter_tangent, grad_output_tangent,
+///   grad_input_tangent, grad_parameters_tangent, scratch)`: how both gradients that `backward`
+///   writes change when x, the parameters and grad_output change along the given tangents.
+///   Overwrites both, likewise after a forward pass with x.
+/// \source Pearlmutter, Fast exact multiplication by the Hessian, 1994
+template <class L>
+concept TwiceDifferentiableLayer = Layer<L> &&
+    requires(const L& layer, typename L::Scratch& scratch,
+             const ConstBatchView<typename L::Scalar>& in,
+             const ConstBatchView<typename L::Scalar>* x_tangent,
+             const ConstVectorMap<typename L::Scalar>* parameter_tangent,
+             BatchView<typename L::Scalar>* grad_input_tangent,
+             VectorMap<typename L::Scalar>* grad_parameters_tangent) {
+  layer.backward_tangent(in, in, in, x_tangent, parameter_tangent, in, grad_input_tangent,
+                         grad_parameters_tangent, scratch);
+};
+
 /// A layer that is not made of other layers: its parameters are one contiguous vector.
 template <class L>
 concept LeafLayer = Layer<L> && requires(L& layer) {
@@ -120,7 +139,8 @@ struct LayerView {
   VectorMap<S> gradient;  ///< of the network's own workspace
   std::vector<ParameterInfo> parameter_info;
   std::optional<KroneckerStructure> kronecker;  ///< absent where there is no curvature
-  HookPoint<S>* hooks = nullptr;                ///< where to observe it; null without curvature
+  HookPoint<S>* hooks = nullptr;                ///< where to observe it; null without parameters
+  bool twice_differentiable = false;            ///< whether it has `backward_tangent`
 };
 
 /// Base of layers without parameters.
@@ -130,6 +150,21 @@ class ParameterFree {
   using Scalar = S;
   Index parameter_count() const { return 0; }
   VectorMap<S> parameters() { return {nullptr, 0}; }
+};
+
+/// Mixed into layers without parameters whose Jacobian is the same at all inputs nearby: the
+/// tangent of the backward pass is the backward pass of the tangent.
+template <class Derived, RealScalar S>
+class LocallyLinear {
+ public:
+  template <class Scratch>
+  void backward_tangent(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+                        const ConstBatchView<S>&, const ConstBatchView<S>*,
+                        const ConstVectorMap<S>*, const ConstBatchView<S>& grad_output_tangent,
+                        BatchView<S>* grad_input_tangent, VectorMap<S>*, Scratch& scratch) const {
+    static_cast<const Derived&>(*this).backward(x, y, grad_output_tangent, grad_input_tangent,
+                                                nullptr, scratch, Mode{});
+  }
 };
 
 }  // namespace kfac

@@ -103,6 +103,30 @@ class Linear {
     if (bias_) result.colwise() += weights_tangent.col(inputs_);
   }
 
+  void backward_tangent(const ConstBatchView<S>& x, const ConstBatchView<S>&,
+                        const ConstBatchView<S>& grad_output, const ConstBatchView<S>* x_tangent,
+                        const ConstVectorMap<S>* parameter_tangent,
+                        const ConstBatchView<S>& grad_output_tangent,
+                        BatchView<S>* grad_input_tangent, VectorMap<S>* grad_parameters_tangent,
+                        Scratch&) const {
+    const ConstMatrixMap<S> gradient = grad_output.columns();
+    const ConstMatrixMap<S> gradient_tangent = grad_output_tangent.columns();
+    if (grad_input_tangent) {
+      MatrixMap<S> result = grad_input_tangent->columns();
+      result.noalias() = weight().transpose() * gradient_tangent;
+      if (parameter_tangent) {
+        const ConstMatrixMap<S> weight_tangent(parameter_tangent->data(), outputs(), inputs_);
+        result.noalias() += weight_tangent.transpose() * gradient;
+      }
+    }
+    if (!grad_parameters_tangent) return;
+    MatrixMap<S> result(grad_parameters_tangent->data(), outputs(), weights_.cols());
+    result.leftCols(inputs_).noalias() = gradient_tangent * x.columns().transpose();
+    if (x_tangent)
+      result.leftCols(inputs_).noalias() += gradient * x_tangent->columns().transpose();
+    if (bias_) result.col(inputs_) = gradient_tangent.rowwise().sum();
+  }
+
   KroneckerStructure kronecker_structure() const { return {inputs_, outputs(), bias_, 1}; }
   SharedBatch<S> kronecker_input(const ConstBatchView<S>& x, const Scratch&) const {
     return shared(x);

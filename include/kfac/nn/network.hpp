@@ -15,11 +15,13 @@ struct Workspace {
   Buffer<S> input;  ///< a copy: what was given to forward need not outlive the call
   Buffer<S> output;
   Buffer<S> tangent;
-  Buffer<S> grad_output;  ///< used where the gradient given to backward is not contiguous
+  Buffer<S> grad_output;          ///< used where the gradient given to backward is not contiguous
+  Buffer<S> grad_output_tangent;  ///< likewise, its tangent
   Shape input_shape;
   Shape output_shape;
-  Index examples = 0;  ///< of the last forward pass; 0 before the first
-  Vector<S> gradient;  ///< flat, in the order of `layers()`
+  Index examples = 0;          ///< of the last forward pass; 0 before the first
+  Vector<S> gradient;          ///< flat, in the order of `layers()`
+  Vector<S> gradient_tangent;  ///< likewise; empty until it is asked for
   Mode mode;
   Scratch scratch;
 };
@@ -110,6 +112,35 @@ class Network {
     return ConstBatchView<S>(result).values;
   }
 
+  /// How the gradient that `backward(grad_output)` writes changes when the flat parameters change
+  /// along `parameter_tangent` and `grad_output` along `grad_output_tangent` (both `outputs x
+  /// examples`), for the last forward pass of `workspace`. Valid until the next; what `backward`
+  /// wrote stays. A compile error if a layer is no TwiceDifferentiableLayer.
+  /// \throws StateError before any forward pass, or if a layer chosen at run time is no
+  ///         TwiceDifferentiableLayer; ShapeError if an argument does not fit
+  ConstVectorMap<S> backward_tangent(const ConstMatrixRef<S>& grad_output,
+                                     const ConstVectorRef<S>& parameter_tangent,
+                                     const ConstMatrixRef<S>& grad_output_tangent,
+                                     Workspace& workspace) const {
+    static constexpr const char* kWhere = "kfac::Network::backward_tangent";
+    static_assert(Derived::kTwiceDifferentiable,
+                  "each layer of this network needs backward_tangent (TwiceDifferentiableLayer)");
+    check_forward(kWhere, workspace);
+    check_outputs(kWhere, "grad_output", grad_output, workspace);
+    detail::check_size(kWhere, "parameter_tangent", parameter_tangent.size(),
+                       derived().parameter_count(), "entries");
+    check_outputs(kWhere, "grad_output_tangent", grad_output_tangent, workspace);
+    const ConstVectorMap<S> direction(parameter_tangent.data(), parameter_tangent.size());
+    workspace.gradient_tangent.resize(derived().parameter_count());
+    VectorMap<S> result(workspace.gradient_tangent.data(), workspace.gradient_tangent.size());
+    derived().backward_tangent(
+        input(workspace), output(workspace),
+        contiguous(grad_output, workspace.grad_output, workspace), nullptr, &direction,
+        contiguous(grad_output_tangent, workspace.grad_output_tangent, workspace), nullptr, &result,
+        workspace.scratch);
+    return {result.data(), result.size()};
+  }
+
   /// The flat gradient of the last backward pass, which optimizers may change.
   VectorMap<S> gradient() { return flat_gradient(workspace_); }
 
@@ -118,6 +149,13 @@ class Network {
     std::vector<LayerView<S>> views;
     derived().append_layers(gradient().data(), views);
     return views;
+  }
+
+  /// The number of parameters of each of `layers()`.
+  std::vector<Index> layer_sizes() const {
+    std::vector<Index> sizes;
+    derived().append_layer_sizes(sizes);
+    return sizes;
   }
 
   /// Dropout on, as in training (the default).
@@ -161,21 +199,31 @@ class Network {
       raise<StateError>(std::string(where) + ": no forward pass before it");
   }
 
+  static void check_outputs(const char* where, const char* argument,
+                            const ConstMatrixRef<S>& values, const Workspace& workspace) {
+    detail::check_shape(where, argument, values.rows(), values.cols(),
+                        workspace.output_shape.size(), workspace.examples);
+  }
+
+  /// A view of `values`, which look like the outputs: through a copy if they are not contiguous.
+  static ConstBatchView<S> contiguous(const ConstMatrixRef<S>& values, Buffer<S>& copy,
+                                      const Workspace& workspace) {
+    const S* data = values.data();
+    if (values.outerStride() != values.rows() && values.cols() > 1) {
+      copy.map(values.rows(), values.cols()) = values;
+      data = copy.data();
+    }
+    return {{data, values.rows(), values.cols()}, workspace.output_shape};
+  }
+
   void pull_back(const ConstMatrixRef<S>& grad_output, BatchView<S>* grad_input,
                  VectorMap<S>* grad_parameters, Workspace& workspace) const {
     static constexpr const char* kWhere = "kfac::Network::backward";
     check_forward(kWhere, workspace);
-    detail::check_shape(kWhere, "grad_output", grad_output.rows(), grad_output.cols(),
-                        workspace.output_shape.size(), workspace.examples);
-    const S* data = grad_output.data();
-    if (grad_output.outerStride() != grad_output.rows() && grad_output.cols() > 1) {
-      workspace.grad_output.map(grad_output.rows(), grad_output.cols()) = grad_output;
-      data = workspace.grad_output.data();
-    }
-    const ConstBatchView<S> gradient({data, grad_output.rows(), grad_output.cols()},
-                                     workspace.output_shape);
-    derived().backward(input(workspace), output(workspace), gradient, grad_input, grad_parameters,
-                       workspace.scratch, workspace.mode);
+    check_outputs(kWhere, "grad_output", grad_output, workspace);
+    derived().backward(input(workspace), output(workspace),
+                       contiguous(grad_output, workspace.grad_output, workspace), grad_input,
+                       grad_parameters, workspace.scratch, workspace.mode);
   }
 
   Workspace workspace_;

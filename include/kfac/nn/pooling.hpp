@@ -7,40 +7,40 @@
 #include <utility>
 #include <vector>
 
-#include <kfac/linalg/patches.hpp>
-#include <kfac/nn/layer.hpp>
+#include <kfac/nn/image_axes.hpp>
+#include <kfac/nn/linear_map.hpp>
 
 namespace kfac {
 
-/// As the arguments of torch.nn.MaxPool2d and AvgPool2d; arrays are {vertical, horizontal}.
-struct Pool2dOptions {
-  std::array<Index, 2> kernel_size = {2, 2};  ///< >= 1
-  std::array<Index, 2> stride = {0, 0};       ///< >= 1, or 0: the same as the kernel
-  std::array<Index, 2> padding = {0, 0};      ///< 0 to half the kernel
+/// As the arguments of torch.nn.MaxPool1d, AvgPool2d and so on; arrays have one entry for each axis
+/// of the image, slowest first.
+template <std::size_t Axes>
+struct PoolOptions {
+  std::array<Index, Axes> kernel_size = detail::on_all_axes<Axes>(2);  ///< >= 1
+  /// >= 1, or 0: the same as the kernel.
+  std::array<Index, Axes> stride = detail::on_all_axes<Axes>(0);
+  std::array<Index, Axes> padding = detail::on_all_axes<Axes>(0);  ///< 0 to half the kernel
 };
+using Pool1dOptions = PoolOptions<1>;
+using Pool2dOptions = PoolOptions<2>;
+using Pool3dOptions = PoolOptions<3>;
 
 namespace detail {
 
-/// What poolings share: channels are pooled each on its own, and nothing is learned.
-template <RealScalar S>
-class Pool2d : public ParameterFree<S> {
+/// What poolings share: channels are pooled each on its own.
+template <RealScalar S, std::size_t Axes>
+class Pool {
  public:
   Shape output_shape(const Shape& shape) const {
-    if (shape.rank() != 3)
+    if (shape.rank() != 1 + static_cast<int>(Axes))
       raise<ShapeError>(std::string(where_) + ": 'input' has shape " + shape.to_string() +
-                        ", expected channels x height x width");
-    const PatchGeometry geometry = geometry_on(shape);
-    if (geometry.positions() == 0)
-      raise<ShapeError>(std::string(where_) + ": 'input' has shape " + shape.to_string() +
-                        ", expected room for the kernel, " +
-                        Shape{geometry.kernel[0], geometry.kernel[1]}.to_string() +
-                        ", in the padded image");
-    return {shape[0], geometry.places(0), geometry.places(1)};
+                        ", expected channels x " + axes_names<Axes>());
+    return window_output_shape(where_, geometry_on(shape), shape, shape[0]);
   }
 
  protected:
-  Pool2d(const char* where, const Pool2dOptions& options) : where_(where), options_(options) {
-    for (std::size_t axis = 0; axis < 2; ++axis) {
+  Pool(const char* where, const PoolOptions<Axes>& options) : where_(where), options_(options) {
+    for (std::size_t axis = 0; axis < Axes; ++axis) {
       const Index kernel = options_.kernel_size[axis];
       check_option(kernel >= 1, where, "kernel_size", kernel, ">= 1");
       check_option(options_.stride[axis] >= 0, where, "stride", options_.stride[axis], ">= 0");
@@ -49,73 +49,69 @@ class Pool2d : public ParameterFree<S> {
       if (options_.stride[axis] == 0) options_.stride[axis] = kernel;
     }
   }
+  ~Pool() = default;
+  Pool(const Pool&) = default;
+  Pool& operator=(const Pool&) = default;
 
   /// Of one channel.
-  PatchGeometry geometry_on(const Shape& shape) const {
-    return {1, {shape[1], shape[2]}, options_.kernel_size, options_.stride, options_.padding};
+  PatchGeometry<Axes> geometry_on(const Shape& shape) const {
+    return {.channels = 1,
+            .image = image_of<Axes>(shape),
+            .kernel = options_.kernel_size,
+            .stride = options_.stride,
+            .padding = options_.padding};
   }
 
   /// One column per channel and example.
   static MatrixMap<S> planes(BatchView<S>& batch) {
-    const Index size = batch.shape[1] * batch.shape[2];
+    const Index size = batch.shape.size() / batch.shape[0];
     return {batch.values.data(), size, batch.values.size() / size};
   }
   static ConstMatrixMap<S> planes(const ConstBatchView<S>& batch) {
-    const Index size = batch.shape[1] * batch.shape[2];
+    const Index size = batch.shape.size() / batch.shape[0];
     return {batch.values.data(), size, batch.values.size() / size};
   }
 
  private:
   const char* where_;
-  Pool2dOptions options_;
+  PoolOptions<Axes> options_;
 };
 
 }  // namespace detail
 
-/// The largest pixel under each place of a window, of each channel: `{channels, height, width}` to
-/// `{channels, out_height, out_width}`, as torch.nn.MaxPool2d. Padding is -infinity. Of equal
-/// pixels the first (row-major) is the one that gets the gradient.
-template <RealScalar S>
-class MaxPool2d : public detail::Pool2d<S> {
-  using Base = detail::Pool2d<S>;
+/// The largest pixel under each place of a window, of each channel: `{channels, ...}` to the same
+/// with as many pixels as places, as torch.nn.MaxPool1d, MaxPool2d and MaxPool3d. Padding is
+/// -infinity. Of equal pixels the first (row-major) is the one that gets the gradient.
+template <RealScalar S, std::size_t Axes>
+class MaxPool : public detail::Pool<S, Axes>,
+                public ParameterFree<S>,
+                public LocallyLinear<MaxPool<S, Axes>, S> {
+  using Base = detail::Pool<S, Axes>;
 
  public:
   struct Scratch {
     std::vector<int> argmax;  ///< for each output, its pixel within the input's plane
   };
-  static const char* kind() { return "MaxPool2d"; }
+  static const char* kind() {
+    static constexpr std::array<const char*, 3> kKinds{"MaxPool1d", "MaxPool2d", "MaxPool3d"};
+    return kKinds[Axes - 1];
+  }
 
   /// \throws OptionError if a field is outside its range
-  explicit MaxPool2d(Pool2dOptions options = {}) : Base("kfac::MaxPool2d", options) {}
+  explicit MaxPool(const PoolOptions<Axes>& options = {})
+      : Base(std::array{"kfac::MaxPool1d", "kfac::MaxPool2d", "kfac::MaxPool3d"}[Axes - 1],
+             options) {}
 
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch, const Mode&) const {
-    const PatchGeometry geometry = Base::geometry_on(x.shape);
+    const PatchGeometry<Axes> geometry = Base::geometry_on(x.shape);
     const ConstMatrixMap<S> inputs = Base::planes(x);
-    MatrixMap<S> outputs = Base::planes(y);
-    scratch.argmax.resize(static_cast<std::size_t>(outputs.size()));
-    int* argmax = scratch.argmax.data();
-    for (Index plane = 0; plane < outputs.cols(); ++plane) {
-      const S* input = inputs.col(plane).data();
-      S* output = outputs.col(plane).data();
-      for (Index row = 0; row < y.shape[1]; ++row) {
-        const auto [top, bottom] = pixels_at(row, 0, geometry);
-        for (Index column = 0; column < y.shape[2]; ++column) {
-          const auto [left, right] = pixels_at(column, 1, geometry);
-          Index best = top * geometry.image[1] + left;
-          for (Index h = top; h < bottom; ++h)
-            for (Index w = left; w < right; ++w) {
-              const Index pixel = h * geometry.image[1] + w;
-              // A NaN stays, as in PyTorch.
-              const bool larger = !(input[pixel] <= input[best]) & !std::isnan(input[best]);
-              // Looked up, not branched to: random pixels are mispredicted, at thrice the time.
-              const std::array<Index, 2> candidates{best, pixel};
-              best = candidates[static_cast<std::size_t>(larger)];
-            }
-          *output++ = input[best];
-          *argmax++ = static_cast<int>(best);
-        }
-      }
-    }
+    scratch.argmax.resize(static_cast<std::size_t>(y.values.size()));
+    Cursor at{.geometry = geometry,
+              .places = detail::image_of<Axes>(y.shape),
+              .pixels = {},
+              .output = y.values.data(),
+              .argmax = scratch.argmax.data()};
+    for (Index plane = 0; plane < inputs.cols(); ++plane) pool(inputs.col(plane).data(), at);
   }
 
   void backward(const ConstBatchView<S>&, const ConstBatchView<S>&,
@@ -146,121 +142,122 @@ class MaxPool2d : public detail::Pool2d<S> {
   }
 
  private:
+  /// Where in the batch a pass is.
+  struct Cursor {
+    PatchGeometry<Axes> geometry;
+    std::array<Index, Axes> places;
+    std::array<std::pair<Index, Index>, Axes> pixels;  // under the window, on each axis
+    S* output;
+    int* argmax;
+  };
+
+  /// Pools a plane, axis by axis. `first` is the window's first pixel on the slower axes.
+  template <std::size_t Axis = 0>
+  static void pool(const S* input, Cursor& at, Index first = 0) {
+    for (Index place = 0; place < at.places[Axis]; ++place) {
+      at.pixels[Axis] = pixels_at(place, Axis, at.geometry);
+      const Index pixel = first * at.geometry.image[Axis] + at.pixels[Axis].first;
+      if constexpr (Axis + 1 < Axes) {
+        pool<Axis + 1>(input, at, pixel);
+      } else {
+        const Index best = largest(input, at, pixel);
+        *at.output++ = input[best];
+        *at.argmax++ = static_cast<int>(best);
+      }
+    }
+  }
+
+  /// The first pixel of the largest entry under the window, or `best`; `row` counts on the slower
+  /// axes.
+  template <std::size_t Axis = 0>
+  static Index largest(const S* input, const Cursor& at, Index best, Index row = 0) {
+    for (Index i = at.pixels[Axis].first; i < at.pixels[Axis].second; ++i) {
+      const Index pixel = row * at.geometry.image[Axis] + i;
+      if constexpr (Axis + 1 < Axes) {
+        best = largest<Axis + 1>(input, at, best, pixel);
+      } else {
+        // A NaN stays, as in PyTorch.
+        const bool larger = !(input[pixel] <= input[best]) & !std::isnan(input[best]);
+        // Looked up, not branched to: random pixels are mispredicted, at thrice the time.
+        const std::array<Index, 2> candidates{best, pixel};
+        best = candidates[static_cast<std::size_t>(larger)];
+      }
+    }
+    return best;
+  }
+
   /// The pixels along an axis that a place of the window covers, without the padding: at least one,
   /// since the padding is at most half the kernel.
   static std::pair<Index, Index> pixels_at(Index place, std::size_t axis,
-                                           const PatchGeometry& geometry) {
+                                           const PatchGeometry<Axes>& geometry) {
     const Index first = place * geometry.stride[axis] - geometry.padding[axis];
     return {std::max<Index>(first, 0),
             std::min(first + geometry.kernel[axis], geometry.image[axis])};
   }
 };
 
-/// The mean of the pixels under each place of a window, of each channel: `{channels, height,
-/// width}` to `{channels, out_height, out_width}`, as torch.nn.AvgPool2d. The zeros of the padding
-/// count (PyTorch's default, count_include_pad=True).
 template <RealScalar S>
-class AvgPool2d : public detail::Pool2d<S> {
-  using Base = detail::Pool2d<S>;
+using MaxPool1d = MaxPool<S, 1>;
+template <RealScalar S>
+using MaxPool2d = MaxPool<S, 2>;
+template <RealScalar S>
+using MaxPool3d = MaxPool<S, 3>;
+
+/// The mean of the pixels under each place of a window, of each channel: `{channels, ...}` to the
+/// same with as many pixels as places, as torch.nn.AvgPool1d, AvgPool2d and AvgPool3d. The zeros of
+/// the padding count (PyTorch's default, count_include_pad=True).
+template <RealScalar S, std::size_t Axes>
+class AvgPool : public detail::Pool<S, Axes>, public detail::LinearMap<AvgPool<S, Axes>, S> {
+  using Base = detail::Pool<S, Axes>;
 
  public:
-  struct Scratch {};
-  static const char* kind() { return "AvgPool2d"; }
+  static const char* kind() {
+    static constexpr std::array<const char*, 3> kKinds{"AvgPool1d", "AvgPool2d", "AvgPool3d"};
+    return kKinds[Axes - 1];
+  }
 
   /// \throws OptionError if a field is outside its range
-  explicit AvgPool2d(Pool2dOptions options = {}) : Base("kfac::AvgPool2d", options) {}
+  explicit AvgPool(const PoolOptions<Axes>& options = {})
+      : Base(std::array{"kfac::AvgPool1d", "kfac::AvgPool2d", "kfac::AvgPool3d"}[Axes - 1],
+             options) {}
 
-  void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch&, const Mode&) const {
-    average(x, y);
-  }
-
-  void backward(const ConstBatchView<S>& x, const ConstBatchView<S>&,
-                const ConstBatchView<S>& grad_output, BatchView<S>* grad_input, VectorMap<S>*,
-                Scratch&, const Mode&) const {
-    if (!grad_input) return;
-    grad_input->values.setZero();
-    const S* from = grad_output.values.data();
-    S* to = grad_input->values.data();
-    for_each_pair(x,
-                  [=](Index output, Index input, S weight) { to[input] += weight * from[output]; });
-  }
-
-  void tangent(const ConstBatchView<S>&, const ConstBatchView<S>&,
-               const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>*, BatchView<S> y_tangent,
-               Scratch&) const {
-    if (x_tangent)
-      average(*x_tangent, y_tangent);
-    else
-      y_tangent.values.setZero();
-  }
-
- private:
-  void average(const ConstBatchView<S>& x, BatchView<S> y) const {
+  void apply(const ConstBatchView<S>& x, BatchView<S> y) const {
     y.values.setZero();
     const S* from = x.values.data();
     S* to = y.values.data();
-    for_each_pair(x,
+    for_each_pair(x.shape, x.examples(),
                   [=](Index output, Index input, S weight) { to[output] += weight * from[input]; });
   }
+  void apply_adjoint(const ConstBatchView<S>& gradient, BatchView<S> into) const {
+    into.values.setZero();
+    const S* from = gradient.values.data();
+    S* to = into.values.data();
+    for_each_pair(into.shape, gradient.examples(),
+                  [=](Index output, Index input, S weight) { to[input] += weight * from[output]; });
+  }
 
+ private:
   /// Calls `body(output, input, weight)` for each output entry and input pixel under its window.
   template <class Body>
-  void for_each_pair(const ConstBatchView<S>& x, Body&& body) const {
-    const PatchGeometry geometry = Base::geometry_on(x.shape);
+  void for_each_pair(const Shape& shape, Index examples, Body&& body) const {
+    const PatchGeometry<Axes> geometry = Base::geometry_on(shape);
     const Index positions = geometry.positions();
+    const Index stride = geometry.stride.back();
     const S weight = S(1) / static_cast<S>(geometry.taps());
-    const Index planes = x.values.size() / geometry.plane_size();
-    for (Index plane = 0; plane < planes; ++plane)
+    for (Index plane = 0; plane < shape[0] * examples; ++plane)
       for_each_window_row(geometry, [&](Index, Index place, Index pixel, Index count) {
         const Index output = plane * positions + place;
         const Index input = plane * geometry.plane_size() + pixel;
-        for (Index i = 0; i < count; ++i) body(output + i, input + i * geometry.stride[1], weight);
+        for (Index i = 0; i < count; ++i) body(output + i, input + i * stride, weight);
       });
   }
 };
 
-/// The mean of each channel: `{channels, height, width}` to `{channels}`; in PyTorch
-/// AdaptiveAvgPool2d(1) and Flatten.
 template <RealScalar S>
-class GlobalAvgPool2d : public ParameterFree<S> {
- public:
-  struct Scratch {};
-  static const char* kind() { return "GlobalAvgPool2d"; }
-
-  Shape output_shape(const Shape& shape) const {
-    if (shape.rank() != 3)
-      raise<ShapeError>("kfac::GlobalAvgPool2d: 'input' has shape " + shape.to_string() +
-                        ", expected channels x height x width");
-    return {shape[0]};
-  }
-
-  void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch&, const Mode&) const {
-    average(x, y);
-  }
-  void backward(const ConstBatchView<S>& x, const ConstBatchView<S>&,
-                const ConstBatchView<S>& grad_output, BatchView<S>* grad_input, VectorMap<S>*,
-                Scratch&, const Mode&) const {
-    if (!grad_input) return;
-    const Index pixels = x.shape[1] * x.shape[2];
-    MatrixMap<S> planes(grad_input->values.data(), pixels, grad_output.values.size());
-    for (Index plane = 0; plane < planes.cols(); ++plane)
-      planes.col(plane).setConstant(grad_output.values.data()[plane] / static_cast<S>(pixels));
-  }
-  void tangent(const ConstBatchView<S>&, const ConstBatchView<S>&,
-               const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>*, BatchView<S> y_tangent,
-               Scratch&) const {
-    if (x_tangent)
-      average(*x_tangent, y_tangent);
-    else
-      y_tangent.values.setZero();
-  }
-
- private:
-  static void average(const ConstBatchView<S>& x, BatchView<S> y) {
-    const Index pixels = x.shape[1] * x.shape[2];
-    VectorMap<S>(y.values.data(), y.values.size()) =
-        ConstMatrixMap<S>(x.values.data(), pixels, y.values.size()).colwise().mean().transpose();
-  }
-};
+using AvgPool1d = AvgPool<S, 1>;
+template <RealScalar S>
+using AvgPool2d = AvgPool<S, 2>;
+template <RealScalar S>
+using AvgPool3d = AvgPool<S, 3>;
 
 }  // namespace kfac

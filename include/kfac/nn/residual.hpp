@@ -59,6 +59,20 @@ class Residual {
     if (x_tangent) y_tangent.values += x_tangent->values;
   }
 
+  void backward_tangent(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>&,
+                        const ConstBatchView<Scalar>& grad_output,
+                        const ConstBatchView<Scalar>* x_tangent,
+                        const ConstVectorMap<Scalar>* parameter_tangent,
+                        const ConstBatchView<Scalar>& grad_output_tangent,
+                        BatchView<Scalar>* grad_input_tangent,
+                        VectorMap<Scalar>* grad_parameters_tangent,
+                        Scratch& scratch) const requires Block::kTwiceDifferentiable {
+    block_.backward_tangent(x, block_output(x, scratch), grad_output, x_tangent, parameter_tangent,
+                            grad_output_tangent, grad_input_tangent, grad_parameters_tangent,
+                            scratch.block);
+    if (grad_input_tangent) grad_input_tangent->values += grad_output_tangent.values;
+  }
+
   void rename(const std::string& name) {
     name_ = name;
     block_.rename(name);
@@ -66,6 +80,7 @@ class Residual {
   void append_layers(Scalar* gradient, std::vector<LayerView<Scalar>>& views) {
     block_.append_layers(gradient, views);
   }
+  void append_layer_sizes(std::vector<Index>& sizes) const { block_.append_layer_sizes(sizes); }
 
  private:
   static BatchView<Scalar> block_output(const ConstBatchView<Scalar>& x, Scratch& scratch) {

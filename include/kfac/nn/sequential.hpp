@@ -19,8 +19,10 @@ namespace kfac {
 /// A Sequential is itself a layer. (A compiler may evaluate the arguments of a call in any order:
 /// with braces, `Sequential model{...}`, layers draw from `rng` first to last everywhere.)
 template <Layer First, Layer... Rest>
-class Sequential : public Chain<Sequential<First, Rest...>, typename First::Scalar,
-                                std::tuple<typename First::Scratch, typename Rest::Scratch...>> {
+class Sequential
+    : public Chain<Sequential<First, Rest...>, typename First::Scalar,
+                   std::tuple<typename First::Scratch, typename Rest::Scratch...>,
+                   TwiceDifferentiableLayer<First> && (TwiceDifferentiableLayer<Rest> && ...)> {
   static_assert((std::same_as<typename First::Scalar, typename Rest::Scalar> && ...),
                 "the layers of a network have one scalar type");
 

@@ -11,10 +11,11 @@ namespace kfac {
 /// A layer that is made of others, down to slots: it can name them and list their leaves.
 template <class L>
 concept ContainerLayer = Layer<L> &&
-    requires(L& layer, const std::string& name, typename L::Scalar* gradient,
-             std::vector<LayerView<typename L::Scalar>>& views) {
+    requires(L& layer, const L& constant, const std::string& name, typename L::Scalar* gradient,
+             std::vector<LayerView<typename L::Scalar>>& views, std::vector<Index>& sizes) {
   layer.rename(name);
   layer.append_layers(gradient, views);
+  constant.append_layer_sizes(sizes);
 };
 
 /// One layer's place in a network: its name, and where it is observed. A layer only says what there
@@ -46,6 +47,8 @@ class Slot {
     if constexpr (KroneckerLayer<L>)
       if (mode.tracking && !hooks_.empty())
         hooks_.announce_input(name_, layer_.kronecker_input(x, scratch));
+    if constexpr (kAnnouncesExamples)
+      if (mode.tracking && !hooks_.empty()) hooks_.announce_forward(name_, x.examples());
   }
 
   void backward(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
@@ -56,6 +59,9 @@ class Slot {
       if (mode.tracking && !hooks_.empty())
         hooks_.announce_output_gradient(name_,
                                         layer_.kronecker_output_gradient(grad_output, scratch));
+    if constexpr (kAnnouncesExamples)
+      if (mode.tracking && parameter_count() > 0 && hooks_.wants_example_gradients())
+        announce_example_gradients(x, grad_output, mode);
   }
 
   void tangent(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
@@ -63,6 +69,23 @@ class Slot {
                const ConstVectorMap<Scalar>* parameter_tangent, BatchView<Scalar> y_tangent,
                Scratch& scratch) const {
     layer_.tangent(x, y, x_tangent, parameter_tangent, y_tangent, scratch);
+  }
+
+  void backward_tangent(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
+                        const ConstBatchView<Scalar>& grad_output,
+                        const ConstBatchView<Scalar>* x_tangent,
+                        const ConstVectorMap<Scalar>* parameter_tangent,
+                        const ConstBatchView<Scalar>& grad_output_tangent,
+                        BatchView<Scalar>* grad_input_tangent,
+                        VectorMap<Scalar>* grad_parameters_tangent, Scratch& scratch) const {
+    if constexpr (TwiceDifferentiableLayer<L>)
+      layer_.backward_tangent(x, y, grad_output, x_tangent, parameter_tangent, grad_output_tangent,
+                              grad_input_tangent, grad_parameters_tangent, scratch);
+    else
+      raise<StateError>(
+          "kfac::Network::backward_tangent: a layer has no second derivatives, "
+          "expected a TwiceDifferentiableLayer (layer '" +
+          name_ + "')");
   }
 
   void rename(const std::string& name) {
@@ -83,15 +106,45 @@ class Slot {
         view.parameter_info = layer_.parameter_info();
       else if (parameter_count() > 0)
         view.parameter_info = {{"parameters", 0, parameter_count(), 1}};
-      if constexpr (KroneckerLayer<L>) {
-        view.kronecker = layer_.kronecker_structure();
-        view.hooks = &hooks_;
-      }
+      if constexpr (KroneckerLayer<L>) view.kronecker = layer_.kronecker_structure();
+      if (parameter_count() > 0) view.hooks = &hooks_;
+      view.twice_differentiable = TwiceDifferentiableLayer<L>;
       views.push_back(std::move(view));
     }
   }
 
+  /// Appends the number of parameters of each leaf.
+  void append_layer_sizes(std::vector<Index>& sizes) const {
+    if constexpr (ContainerLayer<L>)
+      layer_.append_layer_sizes(sizes);
+    else
+      sizes.push_back(parameter_count());
+  }
+
  private:
+  static constexpr bool kAnnouncesExamples =
+      LeafLayer<L> && !KroneckerLayer<L> && !std::derived_from<L, ParameterFree<Scalar>>;
+
+  /// Each example by itself, forward and backward.
+  void announce_example_gradients(const ConstBatchView<Scalar>& x,
+                                  const ConstBatchView<Scalar>& grad_output,
+                                  const Mode& mode) const {
+    Scratch scratch;
+    Matrix<Scalar> output(grad_output.values.rows(), 1);
+    Matrix<Scalar> gradients(parameter_count(), x.examples());
+    for (Index n = 0; n < x.examples(); ++n) {
+      const ConstBatchView<Scalar> example({x.values.col(n).data(), x.values.rows(), 1}, x.shape);
+      const ConstBatchView<Scalar> gradient(
+          {grad_output.values.col(n).data(), grad_output.values.rows(), 1}, grad_output.shape);
+      const BatchView<Scalar> y{{output.data(), output.rows(), 1}, grad_output.shape};
+      layer_.forward(example, y, scratch, mode);
+      VectorMap<Scalar> column(gradients.col(n).data(), gradients.rows());
+      layer_.backward(example, y, gradient, nullptr, &column, scratch, mode);
+    }
+    hooks_.announce_example_gradients(
+        name_, SharedBatch<Scalar>({gradients.data(), gradients.rows(), gradients.cols()}));
+  }
+
   L layer_;
   HookPoint<Scalar> hooks_;
   std::string name_;

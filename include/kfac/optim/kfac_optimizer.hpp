@@ -1,10 +1,12 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <string>
 
 #include <kfac/curvature/fisher.hpp>
+#include <kfac/curvature/preconditioner.hpp>
 #include <kfac/nn/network.hpp>
 #include <kfac/optim/parameter_step.hpp>
 
@@ -17,7 +19,7 @@ struct KfacOptions {
   /// Added to the curvature of the loss before it is inverted, in its units; >= 0, and 0 only where
   /// no factor is singular. The commonest thing to tune, over powers of ten.
   S damping = S(1e-2);
-  /// Balances the damping over the two factors by their traces (`FactoredInverse` only).
+  /// Balances the damping over the two factors by their traces, where it is split (K-FAC).
   bool pi = true;
   Index factor_every = 1;    ///< steps between updates of the running averages; >= 1
   Index inverse_every = 10;  ///< steps between inverses; >= 1. More is cheaper and staler.
@@ -29,6 +31,8 @@ struct KfacOptions {
   /// curvature as damping. \source Martens and Grosse 2015, section 6.1
   S weight_decay = 0;
   FisherType fisher = FisherType::Type2;
+  /// What layers do whose weights are shared over positions (tokens, pixels).
+  WeightSharing sharing = WeightSharing::Expand;
   Index samples = 1;       ///< targets drawn for each example (Monte-Carlo Fisher); >= 1
   std::uint64_t seed = 0;  ///< of those targets
 
@@ -48,7 +52,7 @@ struct KfacOptions {
   }
 
   PreconditionerOptions<S> preconditioner() const {
-    return {damping, pi, factor_every, inverse_every, factor_decay, {}};
+    return {damping, pi, factor_every, inverse_every, factor_decay, sharing, {}};
   }
 };
 
@@ -60,11 +64,11 @@ struct KfacOptions {
 ///
 /// One step: v = (F + (damping + weight_decay) I)^-1 (gradient + weight_decay parameters), scaled
 /// by min(1, sqrt(kl_clip / (learning_rate^2 v^T g))); change <- momentum change - learning_rate v.
-/// Layers without curvature have v = g, a plain gradient step; `summary()` lists them. `Inverse` is
-/// `FactoredInverse` or, for damping that is exact, a `SpectralInverse` given as the last argument.
+/// Layers without curvature have v = g, a plain gradient step; `summary()` lists them. The last
+/// argument picks other kinds of blocks than `KroneckerBlock`, for each layer (`block_factory`).
 /// The model must outlive the optimizer and stay where it is.
 /// \source Martens and Grosse 2015, arXiv 1503.05671
-template <class Model, Loss LossType, class Inverse = FactoredInverse<typename Model::Scalar>>
+template <class Model, Loss LossType>
 class KfacOptimizer {
  public:
   using Scalar = typename Model::Scalar;
@@ -72,11 +76,13 @@ class KfacOptimizer {
 
   /// \throws OptionError
   KfacOptimizer(Model& model, const LossType& loss,
-                KfacOptions<typename Model::Scalar> options = {}, Inverse inverse = {})
+                KfacOptions<typename Model::Scalar> options = {},
+                const BlockFactory<typename Model::Scalar>& blocks =
+                    block_factory<KroneckerBlock<typename Model::Scalar>>())
       : model_(model),
         loss_(loss),
         options_((options.validate(), options)),
-        preconditioner_(model, options_.preconditioner(), std::move(inverse)),
+        preconditioner_(model, options_.preconditioner(), blocks),
         step_(model),
         rng_(options_.seed),
         raw_gradient_(Vector<Scalar>::Zero(step_.delta().size())),
@@ -100,9 +106,9 @@ class KfacOptimizer {
     Rng rng = rng_;  // what is drawn counts once it has gone into the factors
     if (factor_due)
       propagate_fisher_vectors(options_.fisher, options_.samples, model_, loss_, outputs,
-                               preconditioner_, rng, vectors_);
+                               preconditioner_, rng, scratch_);
     collect_loss_gradients(factor_due, factor);
-    MatrixMap<Scalar> grad_output = vectors_.map(outputs.rows(), outputs.cols());
+    MatrixMap<Scalar> grad_output = scratch_.vectors.map(outputs.rows(), outputs.cols());
     loss_.gradient(outputs, y, grad_output);
     model_.backward(grad_output);
 
@@ -133,7 +139,7 @@ class KfacOptimizer {
   }
 
   /// The factors and blocks.
-  Preconditioner<Scalar, Inverse>& preconditioner() { return preconditioner_; }
+  Preconditioner<Scalar>& preconditioner() { return preconditioner_; }
 
   /// One line a layer that has parameters: its name, kind and how it is stepped.
   std::string summary() const {
@@ -142,14 +148,19 @@ class KfacOptimizer {
       if (layer.parameters.size() == 0) continue;
       text += layer.name + "  " + layer.kind + "  " + std::to_string(layer.parameters.size()) +
               " parameters  ";
-      if (layer.kronecker) {
-        const KroneckerStructure& block = *layer.kronecker;
-        const std::string inputs = std::to_string(block.columns());
-        const std::string outputs = std::to_string(block.outputs);
-        text += "K-FAC: A " + inputs + 'x' + inputs + ", G " + outputs + 'x' + outputs;
-        if (block.groups > 1) text += ", " + std::to_string(block.groups) + " groups";
+      const auto& curved = preconditioner_.layers();
+      const auto found = std::find_if(curved.begin(), curved.end(), [&](const auto& candidate) {
+        return candidate->layer().name == layer.name;
+      });
+      if (found == curved.end()) {
+        text += "plain gradient (no curvature block)";
       } else {
-        text += "plain gradient (announces nothing)";
+        const auto& blocks = (*found)->blocks();
+        const std::string inputs = std::to_string(blocks[0]->columns());
+        const std::string outputs = std::to_string(blocks[0]->outputs());
+        text += std::string(blocks[0]->kind()) + ": A " + inputs + 'x' + inputs + ", G " + outputs +
+                'x' + outputs;
+        if (blocks.size() > 1) text += ", " + std::to_string(blocks.size()) + " groups";
       }
       text += '\n';
     }
@@ -190,12 +201,12 @@ class KfacOptimizer {
   Model& model_;
   LossType loss_;
   Options options_;
-  Preconditioner<Scalar, Inverse> preconditioner_;
+  Preconditioner<Scalar> preconditioner_;
   ParameterStep<Scalar> step_;
   Rng rng_;
   Vector<Scalar> raw_gradient_;
   Vector<Scalar> previous_;  // the last change of the parameters
-  Buffer<Scalar> vectors_;
+  FisherScratch<Scalar> scratch_;
 };
 
 }  // namespace kfac

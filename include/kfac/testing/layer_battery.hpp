@@ -4,58 +4,16 @@
 #include <cmath>
 #include <limits>
 #include <optional>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <kfac/core/random.hpp>
 #include <kfac/nn/any_layer.hpp>
+#include <kfac/testing/layer_check.hpp>
 #include <kfac/testing/relative_error.hpp>
 
 namespace kfac::testing {
-
-/// What `check_layer` measured: relative errors, infinite where something is not finite. In double
-/// a correct layer has all of them below 1e-7, the error of central differences.
-struct LayerCheck {
-  double input_gradient = 0;        ///< backward's, against central differences
-  double parameter_gradient = 0;    ///< likewise
-  double input_tangent = 0;         ///< along a random direction, against central differences
-  double parameter_tangent = 0;     ///< likewise
-  double adjointness = 0;           ///< between u . (J v) by tangent and (J^T u) . v by backward
-  double null_requests = 0;         ///< of results while others are not asked for, or tangents zero
-  double repeatability = 0;         ///< between forward passes with new and with used scratch
-  std::optional<double> kronecker;  ///< of the gradient as rebuilt from the announcements, if any
-
-  bool passes(double tolerance) const {
-    return std::ranges::all_of(fields(),
-                               [&](const Field& field) { return field.error <= tolerance; });
-  }
-
-  /// One line per error.
-  std::string report() const {
-    std::ostringstream text;
-    for (const Field& field : fields()) text << field.name << ": " << field.error << '\n';
-    if (!kronecker) text << "kronecker: nothing is announced\n";
-    return text.str();
-  }
-
- private:
-  struct Field {
-    const char* name;
-    double error;
-  };
-  std::vector<Field> fields() const {
-    std::vector<Field> result{
-        {"input gradient", input_gradient}, {"parameter gradient", parameter_gradient},
-        {"input tangent", input_tangent},   {"parameter tangent", parameter_tangent},
-        {"adjointness", adjointness},       {"null requests", null_requests},
-        {"repeatability", repeatability}};
-    if (kronecker) result.push_back({"kronecker", *kronecker});
-    return result;
-  }
-};
-
 namespace detail {
 
 /// Keeps what one layer announces.
@@ -83,6 +41,7 @@ class LayerBattery {
         output_shape_(layer_.output_shape(shape)),
         x_(std::move(x)),
         cotangent_(output_shape_.size(), x_.cols()),
+        cotangent_direction_(output_shape_.size(), x_.cols()),
         input_direction_(x_.rows(), x_.cols()),
         parameter_direction_(layer_.parameter_count()),
         unused_gradient_(layer_.parameter_count()) {
@@ -91,9 +50,11 @@ class LayerBattery {
     rng.fill_normal(cotangent_);
     rng.fill_normal(input_direction_);
     rng.fill_normal(parameter_direction_);
+    rng.fill_normal(cotangent_direction_);
   }
 
-  LayerCheck run() {
+  /// `twice_differentiable` as far as the type of the layer says.
+  LayerCheck run(bool twice_differentiable) {
     forward(x_, scratch_);
     const Pullback pullback = backward(true, true);
     const Matrix<S> input_tangent = tangent(true, false);
@@ -112,6 +73,10 @@ class LayerBattery {
     check.null_requests = null_requests(pullback, input_tangent, parameter_tangent);
     check.repeatability = repeatability();
     check.kronecker = kronecker();
+    if (twice_differentiable && std::ranges::all_of(views_, [](const LayerView<S>& leaf) {
+          return leaf.twice_differentiable;
+        }))
+      check.backward_tangent = backward_tangent();
     return check;
   }
 
@@ -163,6 +128,24 @@ class LayerBattery {
     return result;
   }
 
+  /// Of `backward`, when the input and the parameters move or not, and the cotangent moves.
+  Pullback backward_tangent(bool along_input, bool along_parameters, bool input_wanted,
+                            bool parameters_wanted) {
+    Pullback result{Matrix<S>::Constant(x_.rows(), x_.cols(), kUnwritten),
+                    Vector<S>::Constant(layer_.parameter_count(), kUnwritten)};
+    BatchView<S> input = view(result.input, shape_);
+    VectorMap<S> parameters(result.parameters.data(), result.parameters.size());
+    const ConstBatchView<S> x_tangent = view(std::as_const(input_direction_), shape_);
+    const ConstVectorMap<S> direction(parameter_direction_.data(), parameter_direction_.size());
+    layer_.backward_tangent(
+        view(std::as_const(x_), shape_), view(std::as_const(y_), output_shape_),
+        view(std::as_const(cotangent_), output_shape_), along_input ? &x_tangent : nullptr,
+        along_parameters ? &direction : nullptr,
+        view(std::as_const(cotangent_direction_), output_shape_), input_wanted ? &input : nullptr,
+        parameters_wanted ? &parameters : nullptr, scratch_);
+    return result;
+  }
+
   /// The step that balances truncation and rounding errors of central differences.
   static S step() { return std::cbrt(std::numeric_limits<S>::epsilon()); }
 
@@ -172,8 +155,9 @@ class LayerBattery {
     return (outputs_at(step()) - outputs_at(-step())) / (2 * step());
   }
 
-  /// The outputs with the parameters moved by `distance` along `direction`.
-  Matrix<S> outputs_at_parameters(S distance, const Vector<S>& direction) {
+  /// What `body` returns with the parameters moved by `distance` along `direction`.
+  template <class Body>
+  auto at_parameters(S distance, const Vector<S>& direction, Body&& body) {
     std::vector<Vector<S>> before;
     Index offset = 0;
     for (LayerView<S>& leaf : views_) {
@@ -181,9 +165,12 @@ class LayerBattery {
       leaf.parameters += distance * direction.segment(offset, leaf.parameters.size());
       offset += leaf.parameters.size();
     }
-    Matrix<S> outputs = forward_anew(x_);
+    const auto result = body();
     for (std::size_t i = 0; i < views_.size(); ++i) views_[i].parameters = before[i];
-    return outputs;
+    return result;
+  }
+  Matrix<S> outputs_at_parameters(S distance, const Vector<S>& direction) {
+    return at_parameters(distance, direction, [&] { return forward_anew(x_); });
   }
 
   Matrix<S> input_tangent_by_differences() {
@@ -213,6 +200,44 @@ class LayerBattery {
       result[i] = column.cwiseProduct(cotangent_).sum();
     }
     return result;
+  }
+
+  /// Both gradients with x, the parameters and the cotangent moved by `distance`, in one column.
+  Vector<S> gradients_at(S distance, bool along_input, bool along_parameters) {
+    Matrix<S> x = x_;
+    if (along_input) x += distance * input_direction_;
+    const Matrix<S> cotangent = cotangent_ + distance * cotangent_direction_;
+    return at_parameters(along_parameters ? distance : S(0), parameter_direction_, [&] {
+      AnyScratch scratch;
+      const Matrix<S> y = forward(x, scratch);
+      Vector<S> result = Vector<S>::Constant(x.size() + layer_.parameter_count(), kUnwritten);
+      BatchView<S> input{{result.data(), x.rows(), x.cols()}, shape_};
+      VectorMap<S> parameters(result.data() + x.size(), layer_.parameter_count());
+      layer_.backward(view(std::as_const(x), shape_), view(y, output_shape_),
+                      view(cotangent, output_shape_), &input, &parameters, scratch, Mode{});
+      return result;
+    });
+  }
+
+  double backward_tangent() {
+    double worst = 0;
+    scratch_ = AnyScratch{};
+    forward(x_, scratch_);
+    for (const bool along_input : {true, false})
+      for (const bool along_parameters : {true, false}) {
+        const Matrix<S> expected =
+            derivative([&](S t) { return gradients_at(t, along_input, along_parameters); });
+        const Pullback both = backward_tangent(along_input, along_parameters, true, true);
+        const Pullback input = backward_tangent(along_input, along_parameters, true, false);
+        const Pullback parameters = backward_tangent(along_input, along_parameters, false, true);
+        backward_tangent(along_input, along_parameters, false, false);
+        worst = std::max(
+            {worst, relative_error(both.input.reshaped(), expected.topRows(x_.size())),
+             relative_error(both.parameters, expected.bottomRows(layer_.parameter_count())),
+             relative_error(input.input, both.input),
+             relative_error(parameters.parameters, both.parameters)});
+      }
+    return worst;
   }
 
   double adjointness(const Matrix<S>& output_tangent, const Vector<S>& gradient,
@@ -291,6 +316,7 @@ class LayerBattery {
   Matrix<S> x_;
   Matrix<S> y_;
   Matrix<S> cotangent_;
+  Matrix<S> cotangent_direction_;
   Matrix<S> input_direction_;
   Vector<S> parameter_direction_;
   Vector<S> unused_gradient_;
@@ -301,13 +327,15 @@ class LayerBattery {
 }  // namespace detail
 
 /// Checks that `layer` is what the Layer concept says, at the batch `x` (`shape.size() x
-/// examples`): its gradients and tangents against central differences and each other, requests for
-/// some results only, and what it announces. Also for containers. Give a layer with kinks an `x`
-/// away from them. \throws what the layer throws for `shape`
+/// examples`): its gradients and tangents, and the tangents of its gradients if it has them,
+/// against central differences and each other, requests for some results only, and what it
+/// announces. Also for containers. Give a layer with kinks an `x` away from them. \throws what the
+/// layer throws for `shape`
 template <Layer L>
 LayerCheck check_layer(L layer, const Shape& shape, const Matrix<typename L::Scalar>& x, Rng& rng) {
   using S = typename L::Scalar;
-  return detail::LayerBattery<S>(AnyLayer<S>(std::move(layer)), shape, x, rng).run();
+  return detail::LayerBattery<S>(AnyLayer<S>(std::move(layer)), shape, x, rng)
+      .run(TwiceDifferentiableLayer<L>);
 }
 
 /// The same at `batch` random examples. Their entries are distinct, none is zero, and they are as

@@ -220,7 +220,11 @@ class LossBattery {
 
   /// By Sylvester's law of inertia a symmetric matrix has as many negative pivots as eigenvalues.
   static double negative_curvature(const Eigen::MatrixXd& hessian) {
-    const Eigen::LDLT<Eigen::MatrixXd> factors(0.5 * (hessian + hessian.transpose()));
+    Eigen::MatrixXd symmetric = 0.5 * (hessian + hessian.transpose());
+    // A pivot of exactly zero before what rounding left of others, as a null space of several
+    // dimensions has, is a failure to Eigen.
+    symmetric.diagonal().array() += 1e-13 * symmetric.cwiseAbs().maxCoeff();
+    const Eigen::LDLT<Eigen::MatrixXd> factors(symmetric);
     if (!hessian.allFinite() || factors.info() != Eigen::Success)
       return std::numeric_limits<double>::infinity();
     const Eigen::VectorXd pivots = factors.vectorD();

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <string>
+
+#include <kfac/core/reduction.hpp>
+#include <kfac/curvature/weight_sharing.hpp>
+
+namespace kfac {
+
+/// Of one curvature block, of the parameters [W b] of a linear map or of anything else that has
+/// them (`outputs` parameters, 1 input, no bias).
+template <RealScalar S>
+struct BlockOptions {
+  Index inputs = 0;   ///< >= 1
+  Index outputs = 0;  ///< >= 1
+  bool bias = true;   ///< the block is of [W b], and a 1 is appended to every input
+  /// Weight of the past in the running averages once there is enough of it, in [0, 1).
+  S factor_decay = S(0.95);
+  /// Balances the damping over two factors by their traces, where it is split over them.
+  bool pi = true;
+  /// What Kronecker factors do with positions that share the weights.
+  WeightSharing sharing = WeightSharing::Expand;
+  /// How the loss was reduced whose gradients are given to `KroneckerBlock::accumulate`.
+  GradientScale<S> gradient_scale = {};
+  std::string name = "block";  ///< for error messages
+
+  /// Columns of [W b].
+  Index columns() const { return inputs + (bias ? 1 : 0); }
+
+  /// \throws OptionError
+  void validate(const char* where) const {
+    detail::check_option(inputs >= 1, where, "inputs", inputs, ">= 1");
+    detail::check_option(outputs >= 1, where, "outputs", outputs, ">= 1");
+    detail::check_option(factor_decay >= 0 && factor_decay < 1, where, "factor_decay", factor_decay,
+                         "in [0, 1)");
+    gradient_scale.validate(where);
+  }
+};
+
+}  // namespace kfac

@@ -1,0 +1,229 @@
+#pragma once
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <kfac/curvature/block_options.hpp>
+#include <kfac/curvature/curvature_matrix.hpp>
+
+namespace kfac {
+
+/// A running estimate of the curvature of one layer's parameters [W b], of whatever kind: K-FAC,
+/// EKFAC, diagonal, ... It is fed with the layer's inputs and output gradients and gives a
+/// preconditioner (`refresh_inverse`, `precondition`: cheap, in place, without allocation) and the
+/// whole matrix (`matrix`: product, inverse, roots, determinant, samples).
+///
+/// `accumulate` feeds it with matrices. Its parts, for anything else: for each batch `add_input` once and `add_output_gradient` for each of the vectors
+/// that make up the Hessian of an example's criterion; any number of batches; then `commit`.
+/// `Preconditioner`, `KfacOptimizer` and `CurvatureEstimator` do that. To add a kind, derive and
+/// override the private functions; `block_factory` hands it to all of them.
+template <RealScalar S>
+class CurvatureBlock {
+ public:
+  using Scalar = S;
+
+  /// \throws OptionError, naming `where`
+  CurvatureBlock(const char* where, BlockOptions<S> options)
+      : options_((options.validate(where), std::move(options))) {}
+  virtual ~CurvatureBlock() = default;
+  virtual std::unique_ptr<CurvatureBlock> clone() const = 0;
+  /// Becomes a copy of `other`. \pre `other` is of the same type
+  virtual void assign(const CurvatureBlock& other) = 0;
+  /// Such as "K-FAC".
+  virtual const char* kind() const = 0;
+
+  const BlockOptions<S>& options() const { return options_; }
+  Index inputs() const { return options_.inputs; }
+  Index outputs() const { return options_.outputs; }
+  bool has_bias() const { return options_.bias; }
+  /// Columns of the augmented [W b].
+  Index columns() const { return options_.columns(); }
+  const std::string& name() const { return options_.name; }
+
+  /// Takes one batch into the running averages: inputs of the map, `inputs x batch`, and gradients
+  /// of the loss with respect to its outputs, `outputs x batch` (empirical Fisher; of sampled
+  /// targets: Monte-Carlo).
+  /// \throws ShapeError, ValueError (not finite)
+  void accumulate(const ConstMatrixRef<S>& activations, const ConstMatrixRef<S>& output_gradients) {
+    detail::naming_layer(name(), [&] {
+      static constexpr const char* kWhere = "kfac::CurvatureBlock::accumulate";
+      const Index batch = activations.cols();
+      if (batch == 0)
+        raise<ShapeError>(std::string(kWhere) +
+                          ": 'activations' has 0 examples, expected at least 1");
+      detail::check_shape(kWhere, "activations", activations.rows(), batch, inputs(), batch);
+      detail::check_shape(kWhere, "output_gradients", output_gradients.rows(),
+                          output_gradients.cols(), outputs(), batch);
+      detail::check_finite(kWhere, "activations", activations);
+      detail::check_finite(kWhere, "output_gradients", output_gradients);
+    });
+    const S factor = options().gradient_scale.factor(activations.cols());
+    const SharedBatch<S> input = contiguous(activations, activations_);
+    discard();
+    add_input(input);
+    add_output_gradient(input, contiguous(output_gradients, gradients_),
+                              S(1) / (factor * factor));
+    commit(factor * static_cast<S>(activations.cols()));
+  }
+
+  // The parts of `accumulate`, for several batches or several vectors an example.
+
+  /// What the map was applied to, `inputs x (positions * batch)`, once a forward pass. `mask` says
+  /// which positions are not padding; null: all.
+  void add_input(const SharedBatch<S>& input, const PositionMask* mask = nullptr) {
+    do_add_input(input, mask);
+    examples_ += input.batch();
+  }
+  /// Adds the outer products of the gradients of each example, times `weight`. The vectors of one
+  /// example are to make up the Hessian of its criterion, without the loss's reduction factor, and
+  /// are 0 in the padding. `input` is what was given to `add_input`.
+  void add_output_gradient(const SharedBatch<S>& input, const SharedBatch<S>& gradient, S weight) {
+    do_add_output_gradient(input, gradient, weight);
+    has_gradients_ = true;
+  }
+  /// Takes the identity in place of output gradients (forward-only curvature).
+  /// \throws StateError if the kind has no such form
+  void add_output_identity() {
+    do_add_output_identity();
+    has_gradients_ = true;
+  }
+  bool has_fresh_data() const { return examples_ > 0 && has_gradients_; }
+  /// Whether what was added since the last commit is finite.
+  virtual bool fresh_is_finite() const = 0;
+  /// Takes what was added into the running averages. Averaged are the moments of one example,
+  /// whatever the batch sizes; `scale`, the reduction factor R of the loss L = R sum_n c_n times
+  /// the number of examples of a batch, gives the block the scale of the loss (1 for a mean over
+  /// examples). \pre has_fresh_data()
+  void commit(S scale) {
+    do_commit(scale, examples_);
+    ++commits_;
+    forget_counts();
+  }
+  /// Forgets what was added since the last commit.
+  void discard() {
+    do_discard();
+    forget_counts();
+  }
+  Index commits() const { return commits_; }
+
+  /// Prepares for the `pass`-th pass over a data set, from 0, and says whether the kind wants one
+  /// more; each ends with a commit. Pass 0 forgets all estimates. (K-FAC takes one pass, EKFAC two.)
+  bool begin_pass(Index pass) {
+    discard();
+    if (pass == 0) commits_ = 0;
+    return do_begin_pass(pass);
+  }
+
+  /// Recomputes the damped inverse. Returns false, keeping the one before, if that cannot be done
+  /// in this precision.
+  /// \throws OptionError for damping that is negative or not finite; StateError before any data;
+  ///         SingularError if `damping` is 0 and the block is singular to working precision
+  bool refresh_inverse(S damping) {
+    static constexpr const char* kWhere = "kfac::CurvatureBlock::refresh_inverse";
+    check_damping(kWhere, damping);
+    const bool done = do_refresh_inverse(damping);
+    if (!done && damping == 0)
+      raise<SingularError>(std::string(kWhere) +
+                           ": 'damping' is 0 and a factor is singular, expected damping > 0 "
+                           "(layer '" +
+                           name() + "')");
+    has_inverse_ = has_inverse_ || done;
+    return done;
+  }
+  bool has_inverse() const { return has_inverse_; }
+
+  /// Multiplies a gradient of [W b], `outputs x columns()`, with the damped inverse, in place.
+  /// \throws ShapeError; StateError before `refresh_inverse`
+  void precondition(MatrixRef<S> augmented_gradient) {
+    static constexpr const char* kWhere = "kfac::CurvatureBlock::precondition";
+    detail::check_shape(kWhere, "augmented_gradient", augmented_gradient.rows(),
+                        augmented_gradient.cols(), outputs(), columns());
+    check_inverse(kWhere);
+    do_precondition(augmented_gradient);
+  }
+  /// The same for weights and bias that are stored apart, `outputs x inputs` (in either storage
+  /// order) and `outputs`.
+  template <class Weights, class Bias>
+  void precondition(Eigen::MatrixBase<Weights>& weight_gradient,
+                    Eigen::MatrixBase<Bias>& bias_gradient) {
+    static constexpr const char* kWhere = "kfac::CurvatureBlock::precondition";
+    if (!has_bias())
+      raise<ShapeError>(std::string(kWhere) +
+                        ": 'bias_gradient' was given, expected none: the block has no "
+                        "bias (layer '" +
+                        name() + "')");
+    detail::check_shape(kWhere, "weight_gradient", weight_gradient.rows(), weight_gradient.cols(),
+                        outputs(), inputs());
+    detail::check_size(kWhere, "bias_gradient", bias_gradient.size(), outputs(), "entries");
+    check_inverse(kWhere);
+    MatrixMap<S> augmented = augmented_.map(outputs(), columns());
+    augmented.leftCols(inputs()) = weight_gradient;
+    augmented.col(inputs()) = bias_gradient;
+    do_precondition(augmented);
+    weight_gradient = augmented.leftCols(inputs());
+    bias_gradient = augmented.col(inputs());
+  }
+
+  /// The estimate as it is now, with that damping.
+  /// \throws OptionError, StateError likewise
+  std::unique_ptr<CurvatureMatrix<S>> matrix(S damping = S(0)) const {
+    check_damping("kfac::CurvatureBlock::matrix", damping);
+    return do_matrix(damping);
+  }
+
+ protected:
+  CurvatureBlock(const CurvatureBlock&) = default;
+  CurvatureBlock& operator=(const CurvatureBlock&) = default;
+
+ private:
+  virtual void do_add_input(const SharedBatch<S>& input, const PositionMask* mask) = 0;
+  virtual void do_add_output_gradient(const SharedBatch<S>& input, const SharedBatch<S>& gradient,
+                                      S weight) = 0;
+  virtual void do_add_output_identity() {
+    raise<StateError>("kfac::CurvatureBlock::add_output_identity: a " + std::string(kind()) +
+                      " block has no forward-only form, expected a K-FAC block (layer '" + name() +
+                      "')");
+  }
+  virtual void do_commit(S scale, Index examples) = 0;
+  virtual void do_discard() = 0;
+  virtual bool do_begin_pass(Index pass) = 0;
+  virtual bool do_refresh_inverse(S damping) = 0;
+  virtual void do_precondition(MatrixRef<S> v) = 0;
+  virtual std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const = 0;
+
+  static SharedBatch<S> contiguous(const ConstMatrixRef<S>& values, Buffer<S>& copy) {
+    if (values.outerStride() == values.rows() || values.cols() == 1)
+      return SharedBatch<S>({values.data(), values.rows(), values.cols()});
+    copy.map(values.rows(), values.cols()) = values;
+    return SharedBatch<S>({copy.data(), values.rows(), values.cols()});
+  }
+
+  void check_damping(const char* where, S damping) const {
+    detail::check_option(damping >= 0 && std::isfinite(damping), where, "damping", damping,
+                         ">= 0 and finite");
+    if (commits_ == 0)
+      raise<StateError>(std::string(where) + ": no batch was accumulated before it (layer '" +
+                        name() + "')");
+  }
+  void check_inverse(const char* where) const {
+    if (!has_inverse_)
+      raise<StateError>(std::string(where) +
+                        ": no inverse yet, expected refresh_inverse before it (layer '" + name() +
+                        "')");
+  }
+  void forget_counts() {
+    examples_ = 0;
+    has_gradients_ = false;
+  }
+
+  BlockOptions<S> options_;
+  Index examples_ = 0;
+  Index commits_ = 0;
+  bool has_gradients_ = false;
+  bool has_inverse_ = false;
+  Buffer<S> activations_, gradients_, augmented_;
+};
+
+}  // namespace kfac

@@ -1,0 +1,123 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include <kfac/curvature/curvature_block.hpp>
+#include <kfac/curvature/example_gradients.hpp>
+#include <kfac/curvature/running_mean.hpp>
+
+namespace kfac {
+
+/// A damped diagonal matrix.
+template <RealScalar S>
+class DiagonalMatrix : public CurvatureMatrix<S> {
+ public:
+  /// `diagonal`, >= 0, where the entries of V are.
+  DiagonalMatrix(const Matrix<S>& diagonal, S damping)
+      : diagonal_((diagonal.array() + damping).matrix()) {}
+
+  Index rows() const override { return diagonal_.rows(); }
+  Index columns() const override { return diagonal_.cols(); }
+  S trace() const override { return diagonal_.sum(); }
+  Matrix<S> diagonal() const override { return diagonal_; }
+  bool singular() const override { return !(diagonal_.minCoeff() > 0); }
+
+ private:
+  void do_multiply(MatrixRef<S> v) const override { v.array() *= diagonal_.array(); }
+  void do_solve(MatrixRef<S> v) const override { v.array() /= diagonal_.array(); }
+  void do_multiply_sqrt(MatrixRef<S> v) const override { v.array() *= diagonal_.array().sqrt(); }
+  void do_multiply_inverse_sqrt(MatrixRef<S> v) const override {
+    v.array() /= diagonal_.array().sqrt();
+  }
+  S do_log_determinant() const override { return diagonal_.array().log().sum(); }
+
+  Matrix<S> diagonal_;
+};
+
+/// The diagonal of the exact curvature block: second moments of the examples' own gradients, not
+/// the square of their mean.
+/// \source Becker and LeCun, Improving the convergence of back-propagation learning with second
+///         order methods, 1988
+template <RealScalar S>
+class DiagonalBlock : public CurvatureBlock<S> {
+  using Base = CurvatureBlock<S>;
+
+ public:
+  /// \throws OptionError
+  explicit DiagonalBlock(BlockOptions<S> options)
+      : DiagonalBlock("kfac::DiagonalBlock", std::move(options)) {}
+  std::unique_ptr<Base> clone() const override {
+    return std::unique_ptr<Base>(new DiagonalBlock(*this));
+  }
+  void assign(const Base& other) override {
+    *this = static_cast<const DiagonalBlock&>(other);
+  }
+  const char* kind() const override { return "diagonal"; }
+
+  bool fresh_is_finite() const override { return moments_.fresh_is_finite(); }
+
+ protected:
+  DiagonalBlock(const char* where, BlockOptions<S> options)
+      : Base(where, std::move(options)),
+        gradients_(Base::has_bias()),
+        moments_(Base::outputs(), Base::columns()),
+        diagonal_(moments_.value()) {}
+  DiagonalBlock(const DiagonalBlock&) = default;
+  DiagonalBlock& operator=(const DiagonalBlock&) = default;
+
+ private:
+  /// What a kind makes of the estimated diagonal, in place.
+  virtual void simplify(Matrix<S>& diagonal) const { static_cast<void>(diagonal); }
+
+  void do_add_input(const SharedBatch<S>&, const PositionMask*) override {}
+  void do_add_output_gradient(const SharedBatch<S>& input, const SharedBatch<S>& gradient,
+                              S weight) override {
+    gradients_.add_squares(input, gradient, weight, nullptr, nullptr, moments_.fresh());
+  }
+  void do_commit(S scale, Index examples) override {
+    moments_.commit(examples, Base::options().factor_decay);
+    diagonal_ = scale * moments_.value();
+    simplify(diagonal_);
+  }
+  void do_discard() override { moments_.discard(); }
+  bool do_begin_pass(Index pass) override {
+    if (pass == 0) moments_.reset();
+    return pass == 0;
+  }
+  bool do_refresh_inverse(S damping) override {
+    if (!(diagonal_.minCoeff() + damping > 0)) return false;
+    inverse_ = (diagonal_.array() + damping).inverse();
+    return inverse_.allFinite();
+  }
+  void do_precondition(MatrixRef<S> v) override { v.array() *= inverse_.array(); }
+  std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const override {
+    return std::make_unique<DiagonalMatrix<S>>(diagonal_, damping);
+  }
+
+  ExampleGradients<S> gradients_;
+  RunningMean<S> moments_;  // of one example's criterion
+  Matrix<S> diagonal_;      // with the scale of the loss
+  Matrix<S> inverse_;
+};
+
+/// The mean of the diagonal times the identity: the cheapest block with the right scale.
+template <RealScalar S>
+class ScaledIdentityBlock : public DiagonalBlock<S> {
+ public:
+  /// \throws OptionError
+  explicit ScaledIdentityBlock(BlockOptions<S> options)
+      : DiagonalBlock<S>("kfac::ScaledIdentityBlock", std::move(options)) {}
+  std::unique_ptr<CurvatureBlock<S>> clone() const override {
+    return std::unique_ptr<CurvatureBlock<S>>(new ScaledIdentityBlock(*this));
+  }
+  void assign(const CurvatureBlock<S>& other) override {
+    *this = static_cast<const ScaledIdentityBlock&>(other);
+  }
+  const char* kind() const override { return "scaled identity"; }
+
+ private:
+  void simplify(Matrix<S>& diagonal) const override { diagonal.setConstant(diagonal.mean()); }
+};
+
+}  // namespace kfac

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <utility>
+
+#include <kfac/curvature/example_gradients.hpp>
+#include <kfac/curvature/running_covariance.hpp>
+#include <kfac/curvature/spectral_block.hpp>
+
+namespace kfac {
+
+/// A (x) G fitted to the examples' own gradients P_n (`outputs x columns`), in one of two ways:
+/// `TensorNormalBlock`, `KroneckerFitBlock`. Both take moments of the kind sum_n P_n^T M P_n.
+template <RealScalar S>
+class GradientMomentsBlock : public SpectralBlock<S> {
+  using Base = CurvatureBlock<S>;
+
+ public:
+  bool fresh_is_finite() const override {
+    return input_.fresh_is_finite() && output_.fresh_is_finite();
+  }
+
+  /// The factors: A has the trace of its size, G carries the scale.
+  const Matrix<S>& input_factor() const { return a_; }
+  const Matrix<S>& output_gradient_factor() const { return g_; }
+
+ protected:
+  GradientMomentsBlock(const char* where, BlockOptions<S> options)
+      : SpectralBlock<S>(where, std::move(options)),
+        input_(Base::columns(), false),
+        output_(Base::outputs(), false),
+        a_(Matrix<S>::Identity(Base::columns(), Base::columns())),
+        g_(Matrix<S>::Identity(Base::outputs(), Base::outputs())),
+        gradients_(Base::has_bias()) {}
+  GradientMomentsBlock(const GradientMomentsBlock&) = default;
+  GradientMomentsBlock& operator=(const GradientMomentsBlock&) = default;
+
+  /// Adds sum_n P_n^T M P_n and sum_n P_n M P_n^T, where M is not null.
+  void add(const SharedBatch<S>& input, const SharedBatch<S>& gradient, S weight,
+           const Matrix<S>* for_input, const Matrix<S>* for_output) {
+    if (for_input)
+      gradients_.add_input_moments(input, gradient, weight, *for_input, input_.fresh());
+    if (for_output)
+      gradients_.add_output_moments(input, gradient, weight, *for_output, output_.fresh());
+  }
+  /// The factors as the given multiple of A (x) G, both symmetric.
+  void set_factors(const Matrix<S>& a, const Matrix<S>& g, S scale) {
+    const S mean = a.trace() / static_cast<S>(a.rows());
+    if (!(mean > 0)) {  // no gradient at all
+      a_.setIdentity();
+      g_.setZero();
+      return;
+    }
+    a_ = a / mean;
+    g_ = (scale * mean) * g;
+  }
+
+  RunningCovariance<S> input_;   // columns x columns
+  RunningCovariance<S> output_;  // outputs x outputs
+
+ private:
+  void do_add_input(const SharedBatch<S>&, const PositionMask*) override {}
+  void do_discard() override {
+    input_.discard();
+    output_.discard();
+  }
+  bool decompose(linalg::KroneckerEigen<S>& eigen) const override {
+    return eigen.compute(a_, g_);
+  }
+
+  Matrix<S> a_, g_;
+  ExampleGradients<S> gradients_;
+};
+
+}  // namespace kfac

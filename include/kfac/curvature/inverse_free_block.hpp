@@ -1,0 +1,131 @@
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include <kfac/curvature/curvature_block.hpp>
+#include <kfac/curvature/inverse_free_factors.hpp>
+#include <kfac/curvature/inverse_free_matrix.hpp>
+
+namespace kfac {
+
+/// Kronecker-factored curvature whose damped inverse is learned along with the parameters
+/// (`InverseFreeFactors`): every `refresh_inverse` moves K and C by one step, with what was
+/// committed since the one before, and `precondition` is V <- C C^T V K K^T. Structures other than
+/// dense keep the factors in little memory:
+///
+///     kfac::InverseFreeBlock<float> block({.inputs = 784, .outputs = 100},
+///                                         {.input_structure = kfac::linalg::Structure::Diagonal});
+///
+/// The past is in K and C alone: `factor_decay` is not used. It is made for training, where there
+/// are many refreshes; after the few of a pass over a data set it is near its start. `matrix` is
+/// (K K^T)^-1 (x) (C C^T)^-1, in which the damping is that of the refreshes: its argument changes
+/// nothing.
+/// \source Lin et al. 2024, arXiv 2312.05705
+template <RealScalar S>
+class InverseFreeBlock : public CurvatureBlock<S> {
+  using Base = CurvatureBlock<S>;
+
+ public:
+  /// \throws OptionError
+  explicit InverseFreeBlock(BlockOptions<S> options, InverseFreeOptions<S> inverse_options = {})
+      : Base("kfac::InverseFreeBlock", std::move(options)),
+        factors_(Base::columns(), Base::outputs(),
+                 (inverse_options.validate("kfac::InverseFreeBlock"), inverse_options),
+                 Base::options().pi) {}
+  std::unique_ptr<Base> clone() const override {
+    return std::unique_ptr<Base>(new InverseFreeBlock(*this));
+  }
+  void assign(const Base& other) override { *this = static_cast<const InverseFreeBlock&>(other); }
+  const char* kind() const override { return "inverse-free K-FAC"; }
+
+  /// K, `columns() x columns()`, with K K^T near the inverse of the damped A.
+  const linalg::StructuredMatrix<S>& input_root() const { return factors_.input().root(); }
+  /// C, `outputs x outputs`, with C C^T near the inverse of the damped G.
+  const linalg::StructuredMatrix<S>& output_root() const { return factors_.output().root(); }
+
+  bool fresh_is_finite() const override {
+    return factors_.input().fresh_is_finite() && factors_.output().fresh_is_finite();
+  }
+
+ private:
+  /// Columns are copied (to append the 1, and in order) and transformed this many at a time.
+  static constexpr Index kColumnsAtOnce = 256;
+
+  void do_add_input(const SharedBatch<S>& input, const PositionMask* mask) override {
+    const bool shared = input.positions() > 1;
+    if (Base::options().sharing == WeightSharing::Reduce && shared) {
+      add_inputs(detail::mean_over_positions(input, mask, scratch_));
+      for (Index n = 0; n < input.batch(); ++n) {
+        const Index positions = mask ? mask->col(n).count() : input.positions();
+        identity_weight_ += static_cast<S>(positions * positions);
+      }
+    } else if (mask && shared) {
+      add_inputs(detail::without_padding(input, *mask, scratch_));
+      identity_weight_ += static_cast<S>(mask->count());
+    } else {
+      add_inputs(input);
+      identity_weight_ += static_cast<S>(input.columns());
+    }
+  }
+  void do_add_output_gradient(const SharedBatch<S>&, const SharedBatch<S>& gradient,
+                              S weight) override {
+    if (Base::options().sharing == WeightSharing::Reduce && gradient.positions() > 1)
+      add(factors_.output(), detail::sum_over_positions(gradient, scratch_), weight);
+    else
+      add(factors_.output(), gradient, weight);
+  }
+  void do_add_output_identity() override { factors_.output().add_identity(identity_weight_); }
+  void do_commit(S scale, Index examples) override {
+    factors_.input().commit(S(1) / static_cast<S>(input_columns_));
+    factors_.output().commit(scale / static_cast<S>(examples));
+    forget_counts();
+  }
+  void do_discard() override {
+    factors_.input().discard();
+    factors_.output().discard();
+    forget_counts();
+  }
+  bool do_begin_pass(Index pass) override {
+    if (pass == 0) factors_.reset();
+    return pass == 0;
+  }
+  bool do_refresh_inverse(S damping) override { return factors_.update(damping); }
+  void do_precondition(MatrixRef<S> v) override { factors_.apply(v); }
+  std::unique_ptr<CurvatureMatrix<S>> do_matrix(S) const override {
+    return std::make_unique<InverseFreeMatrix<S>>(input_root().dense(), output_root().dense());
+  }
+
+  void add_inputs(const SharedBatch<S>& input) {
+    add(factors_.input(), input, S(1));
+    input_columns_ += input.columns();
+  }
+  /// Adds the columns of a batch to a root, below which a 1 is appended where the root has a row
+  /// more.
+  void add(InverseFreeRoot<S>& root, const SharedBatch<S>& batch, S weight) {
+    const Index features = batch.features();
+    batch.for_each_block([&](const SharedBatch<S>& block, Index) {
+      block.visit([&](const auto& columns) {
+        for (Index first = 0; first < columns.cols(); first += kColumnsAtOnce) {
+          const Index count = std::min(kColumnsAtOnce, columns.cols() - first);
+          MatrixMap<S> copy = columns_.map(root.size(), count);
+          copy.topRows(features) = columns.middleCols(first, count);
+          copy.bottomRows(root.size() - features).setOnes();
+          root.add(copy, weight);
+        }
+      });
+    });
+  }
+  void forget_counts() {
+    input_columns_ = 0;
+    identity_weight_ = 0;
+  }
+
+  InverseFreeFactors<S> factors_;
+  Index input_columns_ = 0;
+  S identity_weight_ = 0;  // as in KroneckerFactors
+  Buffer<S> columns_, scratch_;
+};
+
+}  // namespace kfac

@@ -1,0 +1,105 @@
+#pragma once
+
+#include <kfac/curvature/block_options.hpp>
+#include <kfac/curvature/running_covariance.hpp>
+
+namespace kfac {
+
+/// Running averages of the two factors of a linear map's curvature, A (x) G in the order that stacks
+/// the columns of [W b]: A is the mean of x x^T over examples and shared positions (x with a 1
+/// appended), and G carries everything else, so that A (x) G is the curvature of the loss as it was
+/// reduced. With `WeightSharing::Reduce` x is the mean over an example's positions, and g their sum.
+/// \source Martens and Grosse 2015, arXiv 1503.05671; for convolutions Grosse and Martens 2016,
+///         arXiv 1602.01407; expand and reduce: Eschenhagen et al. 2023, arXiv 2311.00636
+template <RealScalar S>
+class KroneckerFactors {
+ public:
+  explicit KroneckerFactors(const BlockOptions<S>& options)
+      : input_(options.inputs, options.bias),
+        output_gradient_(options.outputs, false),
+        output_factor_(Matrix<S>::Zero(options.outputs, options.outputs)),
+        decay_(options.factor_decay),
+        sharing_(options.sharing) {}
+
+  /// What the map was applied to, `inputs x (positions * batch)`, once a forward pass. `mask` says
+  /// which positions count; null: all.
+  void add_input(const SharedBatch<S>& input, const PositionMask* mask = nullptr) {
+    const bool shared = input.positions() > 1;
+    if (sharing_ == WeightSharing::Reduce && shared) {
+      add_input_columns(detail::mean_over_positions(input, mask, scratch_));
+      for (Index n = 0; n < input.batch(); ++n) {
+        const Index positions = mask ? mask->col(n).count() : input.positions();
+        identity_weight_ += static_cast<S>(positions * positions);
+      }
+    } else if (mask && shared) {
+      add_input_columns(detail::without_padding(input, *mask, scratch_));
+      identity_weight_ += static_cast<S>(mask->count());
+    } else {
+      add_input_columns(input);
+      identity_weight_ += static_cast<S>(input.columns());
+    }
+  }
+
+  /// Adds weight * sum of g g^T. The vectors g of one example are to make up the Hessian of its
+  /// criterion, without the loss's reduction factor, and are 0 in the padding.
+  void add_output_gradient(const SharedBatch<S>& gradient, S weight) {
+    if (sharing_ == WeightSharing::Reduce && gradient.positions() > 1)
+      output_gradient_.add(detail::sum_over_positions(gradient, scratch_), weight);
+    else
+      output_gradient_.add(gradient, weight);
+  }
+  /// G as a multiple of the identity, as if the criterion's Hessian were that with respect to the
+  /// layer's own outputs (forward-only curvature), for all inputs added since the last commit.
+  void add_output_identity() { output_gradient_.add_identity(identity_weight_); }
+
+  bool fresh_is_finite() const {
+    return input_.fresh_is_finite() && output_gradient_.fresh_is_finite();
+  }
+  /// Takes what was added for that many examples into the running averages; `scale` is the loss's
+  /// reduction factor times the number of examples in a batch.
+  void commit(S scale, Index examples) {
+    input_.commit(columns_, decay_);
+    output_gradient_.commit(examples, decay_);
+    output_factor_ = scale * output_gradient_.value();
+    forget_counts();
+  }
+  /// Forgets what was added since the last commit.
+  void discard() {
+    input_.discard();
+    output_gradient_.discard();
+    forget_counts();
+  }
+  /// Forgets everything.
+  void reset() {
+    input_.reset();
+    output_gradient_.reset();
+    output_factor_.setZero();
+    forget_counts();
+  }
+
+  /// A, of the augmented inputs.
+  const Matrix<S>& input_factor() const { return input_.value(); }
+  /// G, `outputs x outputs`, which carries the scale of the loss.
+  const Matrix<S>& output_gradient_factor() const { return output_factor_; }
+
+ private:
+  void add_input_columns(const SharedBatch<S>& input) {
+    input_.add(input, S(1));
+    columns_ += input.columns();
+  }
+  void forget_counts() {
+    columns_ = 0;
+    identity_weight_ = 0;
+  }
+
+  RunningCovariance<S> input_;
+  RunningCovariance<S> output_gradient_;  // of the criterion of one example
+  Matrix<S> output_factor_;               // the same with the scale of the loss
+  S decay_;
+  WeightSharing sharing_;
+  Index columns_ = 0;
+  S identity_weight_ = 0;  // G of forward-only curvature: sum over examples of S, or of S^2 (reduce)
+  Buffer<S> scratch_;
+};
+
+}  // namespace kfac

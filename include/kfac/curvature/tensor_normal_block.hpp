@@ -1,0 +1,55 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include <kfac/curvature/gradient_moments_block.hpp>
+
+namespace kfac {
+
+/// TNT, the covariance of a tensor-normal distribution of the examples' gradients:
+/// E[P^T P] (x) E[P P^T] / E[|P|^2], with the trace of the exact block.
+/// \source Ren and Goldfarb 2021, Tensor normal training for deep learning models, arXiv 2106.02925
+template <RealScalar S>
+class TensorNormalBlock : public GradientMomentsBlock<S> {
+  using Base = CurvatureBlock<S>;
+  using Moments = GradientMomentsBlock<S>;
+
+ public:
+  /// \throws OptionError
+  explicit TensorNormalBlock(BlockOptions<S> options)
+      : Moments("kfac::TensorNormalBlock", std::move(options)),
+        input_identity_(Matrix<S>::Identity(Base::columns(), Base::columns())),
+        output_identity_(Matrix<S>::Identity(Base::outputs(), Base::outputs())) {}
+  std::unique_ptr<Base> clone() const override {
+    return std::unique_ptr<Base>(new TensorNormalBlock(*this));
+  }
+  void assign(const Base& other) override {
+    *this = static_cast<const TensorNormalBlock&>(other);
+  }
+  const char* kind() const override { return "TNT"; }
+
+ private:
+  void do_add_output_gradient(const SharedBatch<S>& input, const SharedBatch<S>& gradient,
+                              S weight) override {
+    Moments::add(input, gradient, weight, &output_identity_, &input_identity_);
+  }
+  void do_commit(S scale, Index examples) override {
+    this->input_.commit(examples, Base::options().factor_decay);
+    this->output_.commit(examples, Base::options().factor_decay);
+    const S trace = this->input_.value().trace();
+    Moments::set_factors(this->input_.value(), this->output_.value(),
+                         trace > 0 ? scale / trace : S(0));
+  }
+  bool do_begin_pass(Index pass) override {
+    if (pass == 0) {
+      this->input_.reset();
+      this->output_.reset();
+    }
+    return pass == 0;
+  }
+
+  Matrix<S> input_identity_, output_identity_;
+};
+
+}  // namespace kfac

@@ -108,14 +108,8 @@ class Blocks {
   }
 
   /// Multiplies a vector of all parameters with the damped inverse, in place.
-  auto preconditioner(double damping) const {
-    return [inverses = matrices(damping)](Eigen::VectorXd& v) {
-      double* parameters = v.data();
-      for (const auto& inverse : inverses) {
-        inverse->solve(kfac::MatrixMap<double>(parameters, inverse->rows(), inverse->columns()));
-        parameters += inverse->size();
-      }
-    };
+  kfac::BlockDiagonalInverse<double> preconditioner(double damping) const {
+    return estimator_.inverse(damping);
   }
 
  private:

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <kfac/curvature/block_diagonal_inverse.hpp>
 #include <kfac/curvature/fisher.hpp>
 #include <kfac/nn/network.hpp>
 
@@ -143,6 +144,12 @@ class CurvatureEstimator {
   /// The layers that have a block.
   const std::vector<std::unique_ptr<Layer>>& layers() const { return layers_; }
   const EstimatorOptions<Scalar>& options() const { return options_; }
+  /// All blocks' damped inverses as one map of flat parameters: a preconditioner for solvers.
+  /// \throws OptionError, StateError, SingularError as `BlockDiagonalInverse`
+  BlockDiagonalInverse<Scalar> inverse(Scalar damping) const {
+    const VectorMap<Scalar> flat = model_.gradient();
+    return {layers_, ConstVectorMap<Scalar>(flat.data(), flat.size()), damping};
+  }
 
   // What `propagate_fisher_vectors` calls.
 

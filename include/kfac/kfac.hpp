@@ -1,8 +1,8 @@
 #pragma once
 
 /// What training needs, with Eigen alone. Apart from it stand the blocks in an eigenbasis (Eigen's
-/// eigensolver takes seconds to compile) and the exact operators in `kfac/curvature/`, the algebra in
-/// `kfac/linalg/`, `kfac/io/*.hpp` (zlib, nlohmann_json) and `kfac/testing/*.hpp`.
+/// eigensolver takes seconds to compile) and the exact operators in `kfac/curvature/`, the algebra
+/// in `kfac/linalg/`, `kfac/io/*.hpp` (zlib, nlohmann_json) and `kfac/testing/*.hpp`.
 
 #include <kfac/curvature/curvature_estimator.hpp>
 #include <kfac/curvature/diagonal_block.hpp>

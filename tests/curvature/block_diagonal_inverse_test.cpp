@@ -1,7 +1,6 @@
-#include <kfac/curvature/block_diagonal_inverse.hpp>
-
 #include <Eigen/Cholesky>
 
+#include <kfac/curvature/block_diagonal_inverse.hpp>
 #include <kfac/curvature/diagonal_block.hpp>
 #include <kfac/curvature/ekfac_block.hpp>
 #include <kfac/curvature/kronecker_eigen_block.hpp>
@@ -10,8 +9,7 @@
 #include "support/blocks.hpp"
 #include "support/catch.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::block_diagonal_inverse_test {
 
 namespace {
 
@@ -88,3 +86,5 @@ TEST_CASE("BlockDiagonalInverse: where there is no block the damping alone is in
   Vector<double> wrong = Vector<double>::Ones(3);
   CHECK_THROWS_AS(inverse(wrong), ShapeError);
 }
+
+}  // namespace kfac::test::block_diagonal_inverse_test

@@ -8,8 +8,7 @@
 
 // Where K-FAC of convolutions equals the exact block, and where it must not.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::convolution_theorems_test {
 
 namespace {
 
@@ -188,3 +187,5 @@ TEST_CASE("Negative control: at its borders a padded network makes its first con
     CHECK(errors.back() < kExact);
   });
 }
+
+}  // namespace kfac::test::convolution_theorems_test

@@ -6,8 +6,7 @@
 #include "support/eigensolver.hpp"
 #include "support/networks.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::convolution_workspace_test {
 
 namespace {
 
@@ -61,3 +60,5 @@ void check_equal() {
 TEST_CASE("Convolutions have the same factors and moments of gradients in any workspace") {
   check_equal<EkfacBlock<double>>();
 }
+
+}  // namespace kfac::test::convolution_workspace_test

@@ -1,16 +1,14 @@
-#include <kfac/curvature/curvature_estimator.hpp>
-
 #include <utility>
 #include <vector>
 
+#include <kfac/curvature/curvature_estimator.hpp>
 #include <kfac/curvature/ekfac_block.hpp>
 #include <kfac/curvature/kronecker_fit_block.hpp>
 
 #include "support/blocks.hpp"
 #include "support/catch.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::curvature_estimator_test {
 
 namespace {
 
@@ -53,8 +51,8 @@ TEST_CASE("CurvatureEstimator: data in batches of any sizes give the curvature o
         for (std::size_t i = 0; i < 2; ++i) {
           const CurvatureBlock<double>& expected = *at_once.layers()[i]->blocks()[0];
           INFO(expected.kind());
-          CHECK(relative_error(dense_of(*in_batches.layers()[i]->blocks()[0]),
-                               dense_of(expected)) < 1e-10);
+          CHECK(relative_error(dense_of(*in_batches.layers()[i]->blocks()[0]), dense_of(expected)) <
+                1e-10);
         }
       }
 }
@@ -108,7 +106,8 @@ TEST_CASE("CurvatureEstimator: a second fit forgets the first") {
   }
 }
 
-TEST_CASE("CurvatureEstimator: the model's mode and gradient and a preconditioner stay as they were") {
+TEST_CASE(
+    "CurvatureEstimator: the model's mode and gradient and a preconditioner stay as they were") {
   Rng rng(5);
   Model model = network(rng);
   model.eval();
@@ -142,8 +141,7 @@ TEST_CASE("CurvatureEstimator: bad input is an exception") {
   const std::vector<Pair> none;
   CHECK_THROWS_MATCHES(
       estimator.fit(none), StateError,
-      Catch::Matchers::Message(
-          "kfac::CurvatureEstimator::end_pass: no batch was added before it"));
+      Catch::Matchers::Message("kfac::CurvatureEstimator::end_pass: no batch was added before it"));
   CHECK_THROWS_AS(estimator.fit(random_matrix(3, 4, rng), random_matrix(2, 5, rng)), ShapeError);
   CHECK_THROWS_AS(estimator.fit(Matrix<double>(3, 0), Matrix<double>(2, 0)), ShapeError);
   Matrix<double> targets = random_matrix(2, 4, rng);
@@ -152,3 +150,5 @@ TEST_CASE("CurvatureEstimator: bad input is an exception") {
   model.layers()[3].parameters.setConstant(1e200);  // finite outputs, curvature beyond double
   CHECK_THROWS_AS(estimator.fit(random_matrix(3, 4, rng), random_matrix(2, 4, rng)), ValueError);
 }
+
+}  // namespace kfac::test::curvature_estimator_test

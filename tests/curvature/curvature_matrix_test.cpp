@@ -1,10 +1,9 @@
-#include <kfac/curvature/curvature_matrix.hpp>
-
 #include <cmath>
 #include <memory>
 
 #include <Eigen/LU>
 
+#include <kfac/curvature/curvature_matrix.hpp>
 #include <kfac/curvature/diagonal_block.hpp>
 #include <kfac/curvature/ekfac_block.hpp>
 #include <kfac/curvature/full_block.hpp>
@@ -17,8 +16,7 @@
 
 // Every kind of block as a matrix, against its own dense form and LU.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::curvature_matrix_test {
 
 namespace {
 
@@ -56,7 +54,8 @@ Matrix<double> columns_of(const CurvatureMatrix<double>& c,
 
 }  // namespace
 
-TEST_CASE("CurvatureMatrix: of every kind, products, inverses, roots and numbers agree with dense") {
+TEST_CASE(
+    "CurvatureMatrix: of every kind, products, inverses, roots and numbers agree with dense") {
   using C = CurvatureMatrix<double>;
   Rng rng(1);
   for (int repeat = 0; repeat < 8; ++repeat) {
@@ -167,3 +166,5 @@ TEST_CASE("CurvatureMatrix: a gradient of another shape is a ShapeError that nam
   CHECK_THROWS_AS(block.matrix(-1.0), OptionError);
   CHECK_THROWS_AS(KroneckerBlock<double>(data.options()).matrix(0.1), StateError);
 }
+
+}  // namespace kfac::test::curvature_matrix_test

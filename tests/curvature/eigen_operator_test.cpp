@@ -14,8 +14,7 @@
 #include "support/catch.hpp"
 #include "support/exact.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::eigen_operator_test {
 
 namespace {
 
@@ -90,3 +89,5 @@ TEST_CASE("EigenOperator: is the operator and the shift, in products and sums") 
   CHECK(relative_error(product, ggn * v + 0.5 * v) < 1e-15);
   CHECK(relative_error(sum, v + product) < 1e-15);
 }
+
+}  // namespace kfac::test::eigen_operator_test

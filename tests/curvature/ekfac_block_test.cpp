@@ -1,12 +1,11 @@
-#include <kfac/curvature/ekfac_block.hpp>
-
 #include <algorithm>
+
+#include <kfac/curvature/ekfac_block.hpp>
 
 #include "support/blocks.hpp"
 #include "support/catch.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::ekfac_block_test {
 
 namespace {
 
@@ -42,9 +41,9 @@ struct Reference {
   void add_moments(const MapData& data, const linalg::KroneckerEigen<double>& eigen) {
     Matrix<double> fresh = Matrix<double>::Zero(data.outputs, data.columns());
     for (const Matrix<double>& p : data.gradients())
-      fresh += scale / static_cast<double>(data.examples) *
-               (eigen.output_basis().vectors.transpose() * p * eigen.input_basis().vectors)
-                   .cwiseAbs2();
+      fresh +=
+          scale / static_cast<double>(data.examples) *
+          (eigen.output_basis().vectors.transpose() * p * eigen.input_basis().vectors).cwiseAbs2();
     const double past = keep(++moment_updates, decay);
     moments = moment_updates == 1 ? fresh : Matrix<double>(past * moments + (1 - past) * fresh);
   }
@@ -56,7 +55,8 @@ const linalg::KroneckerEigen<double>& eigen_of(const CurvatureMatrix<double>& ma
 
 }  // namespace
 
-TEST_CASE("EkfacBlock: in training the moments are running averages since the basis was refreshed") {
+TEST_CASE(
+    "EkfacBlock: in training the moments are running averages since the basis was refreshed") {
   Rng rng(1);
   BlockOptions<double> options{.inputs = 3, .outputs = 4, .bias = true, .factor_decay = 0.6};
   EkfacBlock<double> block(options);
@@ -118,3 +118,5 @@ TEST_CASE("EkfacBlock: a copy goes its own way, and can be taken back") {
   block.assign(*copy);
   CHECK(dense_of(block) == before);
 }
+
+}  // namespace kfac::test::ekfac_block_test

@@ -6,8 +6,7 @@
 
 // What EKFAC is of the exact block, beside K-FAC.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::ekfac_theorems_test {
 
 namespace {
 
@@ -86,3 +85,5 @@ TEST_CASE("T2: in deep linear networks with MSE, EKFAC is the GGN, as K-FAC is")
       CHECK(largest_error(estimated_blocks(model, task, {}, kind), exact) < 1e-10);
   }
 }
+
+}  // namespace kfac::test::ekfac_theorems_test

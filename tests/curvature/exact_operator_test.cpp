@@ -15,8 +15,7 @@
 
 // What all exact operators have in common: blocks of vectors, data sets, layers, errors.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::exact_operator_test {
 
 namespace {
 
@@ -208,3 +207,5 @@ TEST_CASE("Exact operators: slices that do not fit are named") {
   CHECK_THROWS_WITH(Ggn(flexible, p.loss, Slices{{x, y}, {narrow, y}}),
                     "kfac::Ggn: 'slices' has 2 outputs in one, expected 3");
 }
+
+}  // namespace kfac::test::exact_operator_test

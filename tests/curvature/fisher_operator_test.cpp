@@ -9,8 +9,7 @@
 #include "support/catch.hpp"
 #include "support/exact.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::fisher_operator_test {
 
 namespace {
 
@@ -146,3 +145,5 @@ TEST_CASE("Fishers of targets that do not fit, or of none, are errors that name 
   CHECK_THROWS_WITH(EmpiricalFisher(model, loss, slices(wrong, 2)),
                     "kfac::SoftmaxCrossEntropy: 'targets' has label 2 at 0, expected 0 to 1");
 }
+
+}  // namespace kfac::test::fisher_operator_test

@@ -3,8 +3,7 @@
 
 // Each Fisher type against what it stands for.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::fisher_types_test {
 
 static_assert(FisherType::Exact == FisherType::Type2);
 
@@ -211,3 +210,5 @@ TEST_CASE("Given labels have to fit the outputs") {
     CHECK_NOTHROW(fitted(model, task, {}, kKroneckerBlocks, samples));
   }
 }
+
+}  // namespace kfac::test::fisher_types_test

@@ -6,8 +6,7 @@
 #include "support/catch.hpp"
 #include "support/exact.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::ggn_test {
 
 namespace {
 
@@ -123,3 +122,5 @@ TEST_CASE("Ggn: a vector of the wrong length is a ShapeError") {
   CHECK_THROWS_WITH(ggn.jacobian_transposed_product(Matrix<double>::Zero(2, 3)),
                     "kfac::Ggn::jacobian_transposed_product: 'u' is 2x3, expected 2x2");
 }
+
+}  // namespace kfac::test::ggn_test

@@ -3,8 +3,7 @@
 
 // Where K-FAC equals the exact block of data that are alike, or of the same given samples.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::given_samples_theorems_test {
 
 namespace {
 
@@ -105,3 +104,5 @@ TEST_CASE(
                                    fisher_blocks(model, task, samples))) > 1e-2);
   });
 }
+
+}  // namespace kfac::test::given_samples_theorems_test

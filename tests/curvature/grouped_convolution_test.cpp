@@ -6,8 +6,7 @@
 #include "support/catch.hpp"
 #include "support/networks.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::grouped_convolution_test {
 
 TEST_CASE("Preconditioner: each group of a convolution has a block of its own") {
   Rng rng(10);
@@ -56,3 +55,5 @@ TEST_CASE("Preconditioner: each group of a convolution has a block of its own") 
     CHECK(relative_error(model.gradient().segment(27 * group, 27), expected) < 1e-10);
   }
 }
+
+}  // namespace kfac::test::grouped_convolution_test

@@ -13,8 +13,7 @@
 
 // The Hessian of networks with convolutions and poolings.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::hessian_convolution_test {
 
 namespace {
 
@@ -123,3 +122,5 @@ TEST_CASE("Exact operators: on images of different shapes they are the sum over 
                                     0.6 * Hessian(model, mean, large, y_large, {1, 5, 6}).dense()) <
         1e-13);
 }
+
+}  // namespace kfac::test::hessian_convolution_test

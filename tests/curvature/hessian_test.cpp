@@ -10,8 +10,7 @@
 #include "support/catch.hpp"
 #include "support/exact.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::hessian_test {
 
 namespace {
 
@@ -171,3 +170,5 @@ TEST_CASE("Hessian: a layer chosen at run time that has no second derivatives is
                     "kfac::Network::backward_tangent: a layer has no second derivatives, expected "
                     "a TwiceDifferentiableLayer (layer '1')");
 }
+
+}  // namespace kfac::test::hessian_test

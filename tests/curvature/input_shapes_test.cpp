@@ -4,13 +4,12 @@
 #include <kfac/nn/global_pooling.hpp>
 
 #include "support/catch.hpp"
-#include "support/eigensolver.hpp"
 #include "support/dense_blocks.hpp"
+#include "support/eigensolver.hpp"
 
 // A network used on inputs of different shape, against sums over the batches by hand.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::input_shapes_test {
 
 namespace {
 
@@ -120,3 +119,5 @@ TEST_CASE("Batches of images of other sizes add up to the curvature of all of th
                  });
     }
 }
+
+}  // namespace kfac::test::input_shapes_test

@@ -7,8 +7,8 @@
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::inverse_free_block_test {
+
 using linalg::Structure;
 
 namespace {
@@ -261,3 +261,5 @@ TEST_CASE("InverseFreeBlock names the option that is wrong") {
   InverseFreeBlock<double> block(sizes);
   CHECK_THROWS_AS(block.refresh_inverse(0.1), StateError);
 }
+
+}  // namespace kfac::test::inverse_free_block_test

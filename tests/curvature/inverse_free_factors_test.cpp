@@ -5,8 +5,8 @@
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::inverse_free_factors_test {
+
 using linalg::Structure;
 
 namespace {
@@ -210,3 +210,5 @@ TEST_CASE("InverseFreeFactors: the Frobenius bound holds where the free step div
   CHECK(!run(InverseFreeBound::None));
   CHECK(run(InverseFreeBound::Frobenius));
 }
+
+}  // namespace kfac::test::inverse_free_factors_test

@@ -6,8 +6,7 @@
 #include "support/catch.hpp"
 #include "support/exact.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::jacobian_test {
 
 namespace {
 
@@ -76,3 +75,5 @@ TEST_CASE("Jacobian: vectors and data that do not fit are named") {
                     "kfac::TransposedJacobian: 'u' has 3 rows, expected 10");
   CHECK_THROWS_AS(Jacobian(model, x.topRows(2)), ShapeError);
 }
+
+}  // namespace kfac::test::jacobian_test

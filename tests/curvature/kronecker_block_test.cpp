@@ -9,8 +9,7 @@
 #include "support/eigensolver.hpp"
 #include "support/networks.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::kronecker_block_test {
 
 namespace {
 
@@ -263,3 +262,5 @@ TEST_CASE("KroneckerBlock: options out of range are named") {
   CHECK_THROWS_AS(Block({.inputs = 2, .outputs = 1, .gradient_scale = {.weight = 0.0}}),
                   OptionError);
 }
+
+}  // namespace kfac::test::kronecker_block_test

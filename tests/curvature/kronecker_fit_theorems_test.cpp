@@ -8,8 +8,7 @@
 
 // What the blocks that are made of each example's gradient are of the exact block.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::kronecker_fit_theorems_test {
 
 namespace {
 
@@ -88,3 +87,5 @@ TEST_CASE("T2: in deep linear networks with MSE, TNT and KFOC are the GGN, as K-
       CHECK(largest_error(estimated_blocks(model, task, {}, kind), exact) < 1e-10);
   }
 }
+
+}  // namespace kfac::test::kronecker_fit_theorems_test

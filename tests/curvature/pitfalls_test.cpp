@@ -11,8 +11,7 @@
 // Mistakes that implementations of K-FAC are known to make, by the numbers under which
 // docs/curvature.md lists them. Those of optimizers are in tests/optim/pitfalls_test.cpp.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::pitfalls_test {
 
 namespace {
 
@@ -48,10 +47,10 @@ TEST_CASE("D1: EKFAC rotates by U_G^T P U_A, which is not U_G P U_A^T") {
 TEST_CASE("D10: a 1x1 convolution of one pixel has the linear layer's block, scale and all") {
   Rng rng(2);
   Rng same(2);
-  Net convolution({
-      Unflatten<double>({4, 1, 1}),
-      Conv2d<double>({.in_channels = 4, .out_channels = 3, .kernel_size = {1, 1}}, rng),
-      Flatten<double>{}});
+  Net convolution(
+      {Unflatten<double>({4, 1, 1}),
+       Conv2d<double>({.in_channels = 4, .out_channels = 3, .kernel_size = {1, 1}}, rng),
+       Flatten<double>{}});
   Net linear({Linear<double>(4, 3, same)});
   convolution.layers()[1].parameters = linear.layers()[0].parameters;
   const SoftmaxCrossEntropy<double> loss;
@@ -67,8 +66,8 @@ TEST_CASE("D10: a 1x1 convolution of one pixel has the linear layer's block, sca
 TEST_CASE("D11: convolutions without bias, and Kronecker products of unequal factors, work") {
   Rng rng(3);
   Net model({Unflatten<double>({2, 3, 3}),
-                   Conv2d<double>({.in_channels = 2, .out_channels = 3, .bias = false}, rng),
-                   Flatten<double>{}});
+             Conv2d<double>({.in_channels = 2, .out_channels = 3, .bias = false}, rng),
+             Flatten<double>{}});
   const MeanSquaredError<double> loss;
   const Matrix<double> x = random_matrix(18, 5, rng);
   const Estimate estimate(model, loss, x, random_matrix(3, 5, rng), FisherType::Type2);
@@ -78,8 +77,8 @@ TEST_CASE("D11: convolutions without bias, and Kronecker products of unequal fac
   const Matrix<double> a = random_matrix(2, 3, rng), g = random_matrix(4, 5, rng);
   const Matrix<double> v = random_matrix(5, 3, rng);
   const Matrix<double> image = g * v * a.transpose();
-  CHECK(relative_error(linalg::kronecker_product<double>(a, g) * v.reshaped(),
-                       image.reshaped()) < 1e-13);
+  CHECK(relative_error(linalg::kronecker_product<double>(a, g) * v.reshaped(), image.reshaped()) <
+        1e-13);
 }
 
 TEST_CASE("D13: an EKFAC preconditioner is applied, and with the eigenbasis the right way round") {
@@ -128,8 +127,8 @@ TEST_CASE("D14: with MSE the sampled gradients have the variance of the Gaussian
 TEST_CASE("D15: blocks do not shrink with the batch or with the number of positions") {
   Rng rng(7);
   Net model({Unflatten<double>({1, 4, 4}),
-                   Conv2d<double>({.in_channels = 1, .out_channels = 2, .kernel_size = {2, 2}}, rng),
-                   Flatten<double>{}, Linear<double>(18, 3, rng)});
+             Conv2d<double>({.in_channels = 1, .out_channels = 2, .kernel_size = {2, 2}}, rng),
+             Flatten<double>{}, Linear<double>(18, 3, rng)});
   const SoftmaxCrossEntropy<double> loss;
   const Matrix<double> x = random_matrix(16, 4, rng);
   const Labels y = random_labels(3, 4, rng);
@@ -144,3 +143,5 @@ TEST_CASE("D15: blocks do not shrink with the batch or with the number of positi
     CHECK(dense(once.block(i)).trace() / block.trace() < 2);
   }
 }
+
+}  // namespace kfac::test::pitfalls_test

@@ -3,13 +3,12 @@
 #include <kfac/nn/global_pooling.hpp>
 
 #include "support/catch.hpp"
-#include "support/eigensolver.hpp"
 #include "support/dense_blocks.hpp"
+#include "support/eigensolver.hpp"
 
 // Sequences with padding and a mask, against the sequences themselves.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::position_mask_test {
 
 namespace {
 
@@ -211,3 +210,5 @@ TEST_CASE("Masks have to fit the batch and leave each example a position") {
   CHECK(message(mask).empty());
   CHECK(largest_error(dense_blocks(estimator), estimated_blocks(model, task, {})) == 0);
 }
+
+}  // namespace kfac::test::position_mask_test

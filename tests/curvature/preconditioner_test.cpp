@@ -3,8 +3,7 @@
 #include "support/catch.hpp"
 #include "support/networks.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::preconditioner_test {
 
 namespace {
 
@@ -254,3 +253,5 @@ TEST_CASE("Preconditioner: options out of range are named") {
   CHECK_THROWS_AS(make({.factor_decay = 1}), OptionError);
   CHECK_THROWS_AS(make({.gradient_scale = {.weight = -1}}), OptionError);
 }
+
+}  // namespace kfac::test::preconditioner_test

@@ -5,8 +5,7 @@
 #include "support/catch.hpp"
 #include "support/networks.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::running_covariance_test {
 
 namespace {
 
@@ -111,3 +110,5 @@ TEST_CASE("RunningCovariance: what is not finite shows, and can be discarded") {
   }
   CHECK(covariance.value() == before);
 }
+
+}  // namespace kfac::test::running_covariance_test

@@ -8,8 +8,7 @@
 #include <kfac/nn/conv.hpp>
 #include <kfac/nn/flatten.hpp>
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::theorems_test {
 
 namespace {
 
@@ -225,3 +224,5 @@ TEST_CASE("Negative control: the first convolution of a padded network is not ex
   const Estimate estimate(model, loss, x, random_matrix(32, 3, rng), FisherType::Type2);
   CHECK(errors_against(Ggn(model, loss, x).dense(), model, estimate).front() > 0.01);
 }
+
+}  // namespace kfac::test::theorems_test

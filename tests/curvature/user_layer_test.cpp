@@ -1,5 +1,4 @@
 #include <kfac/curvature/block_factory.hpp>
-
 #include <kfac/curvature/diagonal_block.hpp>
 #include <kfac/curvature/full_block.hpp>
 
@@ -8,8 +7,7 @@
 
 // Layers of a user's own: through the public concepts alone they get any kind of block.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::user_layer_test {
 
 namespace {
 
@@ -182,8 +180,7 @@ TEST_CASE("KfacOptimizer: a user's blocks, layer by layer, are what steps are ma
   const Matrix<double> y = random_matrix(2, 6, rng);
   Ggn ggn(model, loss, x);
   const Matrix<double> exact = ggn.dense();
-  const Vector<double> gradient =
-      ggn.jacobian_transposed_product(loss.gradient(ggn.outputs(), y));
+  const Vector<double> gradient = ggn.jacobian_transposed_product(loss.gradient(ggn.outputs(), y));
   Vector<double> expected = parameters(model);
   expected.head(16) -= 0.1 * gradient.head(16);
   Matrix<double> full = exact.block(16, 16, 4, 4);
@@ -198,3 +195,5 @@ TEST_CASE("KfacOptimizer: a user's blocks, layer by layer, are what steps are ma
         "1  layer  4 parameters  full: A 1x1, G 4x4\n"
         "3  layer  16 parameters  diagonal: A 8x8, G 2x2\n");
 }
+
+}  // namespace kfac::test::user_layer_test

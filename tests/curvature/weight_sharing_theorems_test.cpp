@@ -6,8 +6,7 @@
 // Where K-FAC of layers that share their weights over tokens equals the exact block, in its two
 // forms, and where it must not.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::weight_sharing_theorems_test {
 
 namespace {
 
@@ -203,3 +202,5 @@ TEST_CASE("Negative control: T16 needs a linear path up to the pooling, and one 
               .front() > 1e-2);
   });
 }
+
+}  // namespace kfac::test::weight_sharing_theorems_test

@@ -30,8 +30,8 @@ class Comparison {
     double error = actual.size() ? (actual - expected).cwiseAbs().maxCoeff() : 0;
     if (largest > 0) error /= largest;
     if (!actual.allFinite()) error = std::numeric_limits<double>::infinity();
-    const bool inverse = array.find(".precond.") != std::string::npos ||
-                         array.find(".ekfac.") != std::string::npos;
+    const bool inverse =
+        array.find(".precond.") != std::string::npos || array.find(".ekfac.") != std::string::npos;
     record(array, error, inverse ? kInverseTolerance : kTolerance);
   }
 

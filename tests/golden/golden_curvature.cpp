@@ -129,8 +129,7 @@ class CurvatureCase {
     const Matrix full = ggn.dense();
     compare("ggn_full", full);
     if (file_.contains("hessian_full"))
-      compare("hessian_full",
-              kfac::Hessian(model_, loss_, input_, targets_, case_.shape).dense());
+      compare("hessian_full", kfac::Hessian(model_, loss_, input_, targets_, case_.shape).dense());
     const Matrix mc =
         kfac::MonteCarloFisher<Model, Loss>(model_, loss_, input_, samples_, case_.shape).dense();
     const Matrix empirical =
@@ -196,8 +195,7 @@ class CurvatureCase {
   void check_ekfac(const Fisher& fisher, const Sharing& sharing) {
     const auto estimator = estimate<kfac::EkfacBlock<double>>(fisher, sharing, true);
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
-      const std::string name =
-          layer_name(i) + ".ekfac." + fisher.name + '.' + sharing.name + '.';
+      const std::string name = layer_name(i) + ".ekfac." + fisher.name + '.' + sharing.name + '.';
       kfac::CurvatureBlock<double>& block = *estimator->layers()[i]->blocks()[0];
       const auto matrix = block.matrix(0.0);
       const auto& spectral = static_cast<const kfac::SpectralMatrix<double>&>(*matrix);

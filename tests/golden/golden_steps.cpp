@@ -26,8 +26,8 @@ kfac::KfacOptions<double> options_of(const Json& json) {
     options.fisher = kfac::FisherType::ForwardOnly;
   else if (fisher != "type-2")
     throw Skip("steps with fisher '" + fisher + "'");
-  options.sharing = json["approx"] == "reduce" ? kfac::WeightSharing::Reduce
-                                               : kfac::WeightSharing::Expand;
+  options.sharing =
+      json["approx"] == "reduce" ? kfac::WeightSharing::Reduce : kfac::WeightSharing::Expand;
   return options;
 }
 

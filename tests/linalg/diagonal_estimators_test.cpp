@@ -3,9 +3,9 @@
 #include "support/catch.hpp"
 #include "support/spectrum.hpp"
 
-using namespace kfac;
+namespace kfac::test::diagonal_estimators_test {
+
 using namespace kfac::linalg;
-using namespace kfac::test;
 
 namespace {
 
@@ -107,3 +107,5 @@ TEST_CASE("Diagonal estimators name the option that is wrong") {
                     "kfac::linalg::hutchinson_diagonal: 'samples' is 0, expected >= 1");
   CHECK_THROWS_WITH(xdiag(c, 1, rng), "kfac::linalg::xdiag: 'samples' is 1, expected >= 2");
 }
+
+}  // namespace kfac::test::diagonal_estimators_test

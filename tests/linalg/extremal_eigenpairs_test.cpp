@@ -6,9 +6,9 @@
 #include "support/eigensolver.hpp"
 #include "support/spectrum.hpp"
 
-using namespace kfac;
+namespace kfac::test::extremal_eigenpairs_test {
+
 using namespace kfac::linalg;
-using namespace kfac::test;
 
 namespace {
 
@@ -123,3 +123,5 @@ TEST_CASE("extremal_eigenpairs names the option that is wrong") {
   c(0, 0) = std::numeric_limits<double>::infinity();
   CHECK_THROWS_AS(extremal_eigenpairs(c, {}, rng), ValueError);
 }
+
+}  // namespace kfac::test::extremal_eigenpairs_test

@@ -10,7 +10,8 @@
 #include "support/eigensolver.hpp"
 #include "support/random.hpp"
 
-using namespace kfac;
+namespace kfac::test::kronecker_eigen_test {
+
 using kfac::linalg::kronecker_product;
 using kfac::linalg::KroneckerEigen;
 using kfac::linalg::MatrixFunction;
@@ -306,3 +307,5 @@ TEST_CASE("KroneckerEigen: what it refuses, by name") {
   CHECK(eigen.grid() == Matrix<double>::Ones(2, 3));
   CHECK(v == Matrix<double>::Ones(2, 3));
 }
+
+}  // namespace kfac::test::kronecker_eigen_test

@@ -12,7 +12,8 @@
 #include "support/eigensolver.hpp"
 #include "support/random.hpp"
 
-using namespace kfac;
+namespace kfac::test::kronecker_pair_solver_test {
+
 using linalg::kronecker_product;
 using linalg::KroneckerPairSolver;
 using linalg::KroneckerTerm;
@@ -229,3 +230,5 @@ TEST_CASE("KroneckerPairSolver: what it refuses, by name") {
   CHECK(message<ShapeError>([&] { solver.solve(two); }) ==
         "kfac::linalg::KroneckerPairSolver::solve: 'c' is 2x2, expected 3x2");
 }
+
+}  // namespace kfac::test::kronecker_pair_solver_test

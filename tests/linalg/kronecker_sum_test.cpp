@@ -13,7 +13,8 @@
 #include "support/eigensolver.hpp"
 #include "support/random.hpp"
 
-using namespace kfac;
+namespace kfac::test::kronecker_sum_test {
+
 using linalg::KroneckerSum;
 using linalg::KroneckerSumOptions;
 using linalg::KroneckerSumPreconditioner;
@@ -301,3 +302,5 @@ TEST_CASE("solve_kronecker_sum: what it refuses, by name") {
         "kfac::linalg::solve_kronecker_sum: 'c' is nan at (1, 0), expected finite numbers");
   CHECK_THROWS_AS(solve_kronecker_sum<double>(sum, c, {.initial = bad}), ValueError);
 }
+
+}  // namespace kfac::test::kronecker_sum_test

@@ -7,9 +7,9 @@
 #include "support/catch.hpp"
 #include "support/spectrum.hpp"
 
-using namespace kfac;
+namespace kfac::test::krylov_test {
+
 using namespace kfac::linalg;
-using namespace kfac::test;
 
 namespace {
 
@@ -314,3 +314,5 @@ TEST_CASE("Krylov solvers name the argument that is wrong") {
                     "kfac::linalg::conjugate_gradients: 'max_iterations' is -1, expected >= 0");
   CHECK_THROWS_AS(conjugate_gradients(c, b, {.damping = -1}), OptionError);
 }
+
+}  // namespace kfac::test::krylov_test

@@ -6,9 +6,9 @@
 #include "support/eigensolver.hpp"
 #include "support/spectrum.hpp"
 
-using namespace kfac;
+namespace kfac::test::lanczos_test {
+
 using namespace kfac::linalg;
-using namespace kfac::test;
 
 namespace {
 
@@ -62,3 +62,5 @@ TEST_CASE("lanczos names the argument that is wrong") {
   bad(2) = std::numeric_limits<double>::quiet_NaN();
   CHECK_THROWS_AS(lanczos(c, bad, 2), ValueError);
 }
+
+}  // namespace kfac::test::lanczos_test

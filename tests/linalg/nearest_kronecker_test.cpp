@@ -14,7 +14,8 @@
 #include "support/eigensolver.hpp"
 #include "support/random.hpp"
 
-using namespace kfac;
+namespace kfac::test::nearest_kronecker_test {
+
 using linalg::kronecker_product;
 using linalg::KroneckerTerm;
 using linalg::nearest_kronecker;
@@ -262,3 +263,5 @@ TEST_CASE("nearest_kronecker: what it refuses, by name") {
   CHECK(message({{one, one}, {one, bad}}) ==
         "kfac::linalg::nearest_kronecker: 'terms.g' is inf at (0, 1), expected finite numbers");
 }
+
+}  // namespace kfac::test::nearest_kronecker_test

@@ -8,6 +8,8 @@
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
+namespace kfac::test::patches_test {
+
 using kfac::Index;
 using kfac::Matrix;
 using kfac::PatchGeometry;
@@ -212,3 +214,5 @@ TEST_CASE("fold_patches of ones counts how often a pixel is under the window", "
   const Matrix<double> expected{{4}, {6}, {4}, {6}, {9}, {6}, {4}, {6}, {4}};
   REQUIRE(counts == expected);
 }
+
+}  // namespace kfac::test::patches_test

@@ -5,7 +5,7 @@
 
 #include "support/catch.hpp"
 
-using namespace kfac;
+namespace kfac::test::spd_inverse_test {
 
 namespace {
 
@@ -72,3 +72,5 @@ TEST_CASE("invert_spd: says by 0 or a tiny pivot ratio what cannot be inverted")
   Matrix<double> none(0, 0);
   CHECK(linalg::invert_spd<double>(none) == 1);
 }
+
+}  // namespace kfac::test::spd_inverse_test

@@ -6,9 +6,9 @@
 #include "support/eigensolver.hpp"
 #include "support/spectrum.hpp"
 
-using namespace kfac;
+namespace kfac::test::spectral_density_test {
+
 using namespace kfac::linalg;
-using namespace kfac::test;
 
 namespace {
 
@@ -126,3 +126,5 @@ TEST_CASE("Spectral functions name the option that is wrong") {
   c(1, 2) = std::numeric_limits<double>::quiet_NaN();
   CHECK_THROWS_AS(spectral_measure(c, {}, rng), ValueError);
 }
+
+}  // namespace kfac::test::spectral_density_test

@@ -3,9 +3,9 @@
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
-using namespace kfac;
+namespace kfac::test::structured_matrix_test {
+
 using namespace kfac::linalg;
-using namespace kfac::test;
 
 namespace {
 
@@ -218,3 +218,5 @@ TEST_CASE("StructuredMatrix names the argument that is wrong") {
   CHECK_THROWS_WITH(StructuredMatrix<double>(3, Structure::BlockDiagonal, 0),
                     "kfac::linalg::StructuredMatrix: 'block_size' is 0, expected >= 1");
 }
+
+}  // namespace kfac::test::structured_matrix_test

@@ -10,7 +10,8 @@
 #include "support/eigensolver.hpp"
 #include "support/random.hpp"
 
-using namespace kfac;
+namespace kfac::test::symmetric_eigen_test {
+
 using kfac::linalg::SymmetricEigen;
 
 namespace {
@@ -119,3 +120,5 @@ TEST_CASE("SymmetricEigen: an ill-conditioned float factor is decomposed as accu
     CHECK((gram - Matrix<double>::Identity(size, size)).cwiseAbs().maxCoeff() < 5e-7);
   }
 }
+
+}  // namespace kfac::test::symmetric_eigen_test

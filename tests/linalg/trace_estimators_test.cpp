@@ -5,9 +5,9 @@
 #include "support/catch.hpp"
 #include "support/spectrum.hpp"
 
-using namespace kfac;
+namespace kfac::test::trace_estimators_test {
+
 using namespace kfac::linalg;
-using namespace kfac::test;
 
 namespace {
 
@@ -252,3 +252,5 @@ TEST_CASE("Trace estimators name the option that is wrong") {
   CHECK_THROWS_WITH(xtrace(c, {.samples = 1}, rng),
                     "kfac::linalg::xtrace: 'samples' is 1, expected >= 2");
 }
+
+}  // namespace kfac::test::trace_estimators_test

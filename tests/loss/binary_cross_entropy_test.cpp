@@ -8,6 +8,8 @@
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
+namespace kfac::test::binary_cross_entropy_test {
+
 using kfac::BinaryCrossEntropy;
 using kfac::Index;
 using kfac::Matrix;
@@ -188,3 +190,5 @@ TEST_CASE("BinaryCrossEntropy: misuse is named", "[loss][error]") {
   CHECK_THROWS_AS(loss.check(f, Matrix<double>::Zero(2, 4)), kfac::ShapeError);
   CHECK_THROWS_AS(loss.check(f, y), kfac::ValueError);
 }
+
+}  // namespace kfac::test::binary_cross_entropy_test

@@ -7,6 +7,8 @@
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
+namespace kfac::test::cross_entropy_positions_test {
+
 using kfac::Index;
 using kfac::Labels;
 using kfac::Matrix;
@@ -136,3 +138,5 @@ TEST_CASE("SoftmaxCrossEntropy takes the options that all losses have", "[loss]"
   const kfac::LossOptions options{.reduction = Reduction::Sum};
   CHECK(SoftmaxCrossEntropy<double>(options).scale(3, 5) == 1);
 }
+
+}  // namespace kfac::test::cross_entropy_positions_test

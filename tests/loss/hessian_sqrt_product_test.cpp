@@ -7,6 +7,8 @@
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
+namespace kfac::test::hessian_sqrt_product_test {
+
 using kfac::Index;
 using kfac::Matrix;
 using kfac::test::normal;
@@ -56,3 +58,5 @@ TEMPLATE_TEST_CASE("hessian_sqrt_product is the product with the columns of hess
   check_product(kfac::SoftmaxCrossEntropy<S>({.classes = 4}), 12);
   check_product(kfac::SoftmaxCrossEntropy<S>({.classes = 1}), 3);
 }
+
+}  // namespace kfac::test::hessian_sqrt_product_test

@@ -8,6 +8,8 @@
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
+namespace kfac::test::mean_squared_error_test {
+
 using kfac::Index;
 using kfac::Matrix;
 using kfac::MeanSquaredError;
@@ -146,3 +148,5 @@ TEST_CASE("MeanSquaredError: misuse is named", "[loss][error]") {
   CHECK_THROWS_AS(loss.check(f, Matrix<double>::Zero(2, 4)), kfac::ShapeError);
   CHECK_THROWS_AS(loss.check(f, y), kfac::ValueError);
 }
+
+}  // namespace kfac::test::mean_squared_error_test

@@ -10,6 +10,8 @@
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
+namespace kfac::test::softmax_cross_entropy_test {
+
 using kfac::Index;
 using kfac::Labels;
 using kfac::Matrix;
@@ -250,3 +252,5 @@ TEST_CASE("SoftmaxCrossEntropy: misuse is named", "[loss][error]") {
   CHECK_THROWS_AS(loss.check(f, labels_of({0, 1})), kfac::ShapeError);
   CHECK_THROWS_AS(loss.check(f, labels_of({0, 10, 2})), kfac::ValueError);
 }
+
+}  // namespace kfac::test::softmax_cross_entropy_test

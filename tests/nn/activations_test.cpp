@@ -6,7 +6,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::activations_test {
+
 using kfac::test::between;
 using kfac::test::normal;
 
@@ -138,3 +139,5 @@ TEMPLATE_TEST_CASE("Activations saturate without overflow", "[nn][exact]", float
     REQUIRE(curvature_at<GELU<S>>(x) == 0);
   }
 }
+
+}  // namespace kfac::test::activations_test

@@ -3,7 +3,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::channels_last_test {
+
 using kfac::test::normal;
 
 TEST_CASE("ChannelsLast moves the first axis behind the others", "[nn][exact]") {
@@ -34,3 +35,5 @@ TEST_CASE("ChannelsLast says what it expects", "[nn][error]") {
   REQUIRE_THROWS_WITH(ChannelsLast<double>{}.output_shape({3}),
                       "kfac::ChannelsLast: 'input' has shape 3, expected channels x positions");
 }
+
+}  // namespace kfac::test::channels_last_test

@@ -8,7 +8,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::conv2d_test {
+
 using kfac::test::between;
 using kfac::test::error_of;
 using kfac::test::normal;
@@ -245,3 +246,5 @@ TEST_CASE("Conv2d refuses options outside their ranges", "[nn][error]") {
   REQUIRE(message({.in_channels = 4, .out_channels = 6, .groups = 4}) ==
           "kfac::Conv2dOptions: 'groups' is 4, expected a divisor of both numbers of channels");
 }
+
+}  // namespace kfac::test::conv2d_test

@@ -7,7 +7,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::conv_test {
+
 using kfac::test::between;
 using kfac::test::error_of;
 using kfac::test::normal;
@@ -220,3 +221,5 @@ TEST_CASE("Convolutions say what is wrong with their input and options", "[nn][e
   REQUIRE_THROWS_WITH(Conv2d<double>({.workspace = -1}, rng),
                       "kfac::Conv2dOptions: 'workspace' is -1, expected >= 0");
 }
+
+}  // namespace kfac::test::conv_test

@@ -5,7 +5,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::conv_workspace_test {
+
 using kfac::test::between;
 using kfac::test::error_of;
 using kfac::test::normal;
@@ -166,3 +167,5 @@ TEST_CASE("A convolution's memory does not grow with the batch", "[nn][property]
     REQUIRE(scratch.patches.kept() == kept);
   }
 }
+
+}  // namespace kfac::test::conv_workspace_test

@@ -3,7 +3,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::dropout_test {
+
 using kfac::test::normal;
 
 namespace {
@@ -72,3 +73,5 @@ TEST_CASE("Dropout refuses a probability of one or more, or below zero", "[nn][e
   REQUIRE_THROWS_WITH(Dropout<double>(1.0, rng), "kfac::Dropout: 'p' is 1, expected 0 <= p < 1");
   REQUIRE_THROWS_AS(Dropout<double>(-0.1, rng), OptionError);
 }
+
+}  // namespace kfac::test::dropout_test

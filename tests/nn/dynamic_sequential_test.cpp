@@ -8,7 +8,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::dynamic_sequential_test {
+
 using kfac::test::normal;
 
 static_assert(Layer<AnyLayer<float>> && ContainerLayer<AnyLayer<float>>);
@@ -151,3 +152,5 @@ TEST_CASE("DynamicSequential cannot be used empty, or go back through a layer ad
   model.forward(Matrix<double>::Zero(3, 1));
   REQUIRE_NOTHROW(model.backward(Matrix<double>::Zero(3, 1)));
 }
+
+}  // namespace kfac::test::dynamic_sequential_test

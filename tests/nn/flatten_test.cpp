@@ -3,7 +3,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::flatten_test {
+
 using kfac::test::normal;
 
 TEST_CASE("Flatten and Unflatten pass the layer battery", "[nn][gradient]") {
@@ -31,3 +32,5 @@ TEST_CASE("Unflatten says what is wrong with its input", "[nn][error]") {
       "kfac::Unflatten: 'input' has shape 783, expected 784, the entries of 1x28x28 (layer '0')");
   REQUIRE_THROWS_AS(model.forward(Matrix<double>::Zero(784, 1), {28, 28}), ShapeError);
 }
+
+}  // namespace kfac::test::flatten_test

@@ -6,7 +6,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::global_pooling_test {
+
 using kfac::test::error_of;
 using kfac::test::normal;
 
@@ -87,3 +88,5 @@ TEST_CASE("Global poolings name themselves and what they expect", "[nn][error]")
                       "kfac::SumTokens: 'input' has shape 3, expected tokens x features");
   REQUIRE_THROWS_AS(MeanTokens<double>{}.output_shape({}), ShapeError);
 }
+
+}  // namespace kfac::test::global_pooling_test

@@ -8,7 +8,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::hooks_test {
+
 using kfac::test::normal;
 
 namespace {
@@ -174,3 +175,5 @@ TEST_CASE("Listening changes no result", "[nn][hooks]") {
   pass(observed);
   REQUIRE(observed.gradient() == model.gradient());
 }
+
+}  // namespace kfac::test::hooks_test

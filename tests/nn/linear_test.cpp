@@ -5,7 +5,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::linear_test {
+
 using kfac::test::between;
 using kfac::test::error_of;
 using kfac::test::normal;
@@ -95,3 +96,5 @@ TEST_CASE("Linear says what is wrong with its sizes and its input", "[nn][error]
                       "kfac::Linear: 'input' has shape 2x4, expected 3 features on the last axis "
                       "(layer '0')");
 }
+
+}  // namespace kfac::test::linear_test

@@ -11,7 +11,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::network_test {
+
 using kfac::test::normal;
 
 namespace {
@@ -246,3 +247,5 @@ TEST_CASE("Passes in a workspace made for another thread are not announced") {
   model.forward(x, workspace);
   REQUIRE(counter.heard == 1);
 }
+
+}  // namespace kfac::test::network_test

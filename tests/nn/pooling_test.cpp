@@ -7,7 +7,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::pooling_test {
+
 using kfac::test::between;
 using kfac::test::error_of;
 using kfac::test::normal;
@@ -218,3 +219,5 @@ TEST_CASE("Poolings say what is wrong with their options and input", "[nn][error
       "kfac::MaxPool3d: 'input' has shape 2x4x1x4, expected room for the kernel, 2x2x2, "
       "in the padded image");
 }
+
+}  // namespace kfac::test::pooling_test

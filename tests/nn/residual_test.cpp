@@ -4,7 +4,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::residual_test {
+
 using kfac::test::error_of;
 using kfac::test::normal;
 
@@ -46,3 +47,5 @@ TEST_CASE("Residual refuses a block that changes the shape, by its name", "[nn][
                       "kfac::Linear: 'input' has shape 4, expected 3 features on the last axis "
                       "(layer '1.0')");
 }
+
+}  // namespace kfac::test::residual_test

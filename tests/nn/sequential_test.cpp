@@ -4,7 +4,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::sequential_test {
+
 using kfac::test::error_of;
 using kfac::test::normal;
 
@@ -81,8 +82,7 @@ TEST_CASE("Sequential without parameters still passes gradients and tangents", "
   test::require_twice_differentiable(Sequential(Tanh<double>{}, Softplus<double>{}), {3}, 2, rng);
 }
 
-TEST_CASE("A user's layer without Kronecker structure trains in a Sequential",
-          "[nn][gradient]") {
+TEST_CASE("A user's layer without Kronecker structure trains in a Sequential", "[nn][gradient]") {
   Rng rng(3);
   const Scale scale(Vector<double>{{0.5, -2, 3}});
   test::require_battery(scale, {3}, 4, rng);
@@ -149,3 +149,5 @@ TEST_CASE("Sequential gives each layer its segment of a parameter tangent", "[nn
   };
   REQUIRE(error_of(tangent, (outputs_at(step) - outputs_at(-step)) / (2 * step)) < 1e-8);
 }
+
+}  // namespace kfac::test::sequential_test

@@ -6,7 +6,8 @@
 
 #include "nn/support.hpp"
 
-using namespace kfac;
+namespace kfac::test::static_sizes_test {
+
 using kfac::test::error_of;
 using kfac::test::normal;
 
@@ -61,3 +62,5 @@ TEST_CASE("Linear refuses run-time sizes that differ from its compile-time ones"
   REQUIRE_THROWS_WITH(Fixed(3, 1, rng),
                       "kfac::Linear: 'outputs' is 1, expected the template argument");
 }
+
+}  // namespace kfac::test::static_sizes_test

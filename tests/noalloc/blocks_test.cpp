@@ -32,9 +32,19 @@ TEST_CASE("noalloc: warm training steps with every kind of block", "[noalloc]") 
       if (!optimizer.step(batch.x, batch.y).ok()) throw std::runtime_error("the step failed");
     });
   };
-  SECTION("diagonal") { check(block_factory<DiagonalBlock<float>>(), 1); }
-  SECTION("scaled identity") { check(block_factory<ScaledIdentityBlock<float>>(), 1); }
-  SECTION("K-FAC in its eigenbasis") { check(block_factory<KroneckerEigenBlock<float>>(), 1000); }
-  SECTION("EKFAC") { check(block_factory<EkfacBlock<float>>(), 1000); }
-  SECTION("KFOC") { check(block_factory<KroneckerFitBlock<float>>(), 1000); }
+  SECTION("diagonal") {
+    check(block_factory<DiagonalBlock<float>>(), 1);
+  }
+  SECTION("scaled identity") {
+    check(block_factory<ScaledIdentityBlock<float>>(), 1);
+  }
+  SECTION("K-FAC in its eigenbasis") {
+    check(block_factory<KroneckerEigenBlock<float>>(), 1000);
+  }
+  SECTION("EKFAC") {
+    check(block_factory<EkfacBlock<float>>(), 1000);
+  }
+  SECTION("KFOC") {
+    check(block_factory<KroneckerFitBlock<float>>(), 1000);
+  }
 }

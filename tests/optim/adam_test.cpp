@@ -3,6 +3,8 @@
 #include "optim/toy.hpp"
 #include "support/catch.hpp"
 
+namespace kfac::test::adam_test {
+
 using kfac::Adam;
 using kfac::AdamOptions;
 using kfac::AdamW;
@@ -10,7 +12,6 @@ using kfac::AdamWOptions;
 using kfac::Index;
 using kfac::StepStatus;
 using kfac::Vector;
-using namespace kfac::test;
 
 namespace {
 
@@ -200,3 +201,5 @@ TEST_CASE("Adam: options out of range are named", "[optim][error]") {
                     "kfac::Adam: 'learning_rate' is -1, expected > 0 and finite");
   CHECK(optimizer.options().learning_rate == 0.1);
 }
+
+}  // namespace kfac::test::adam_test

@@ -5,8 +5,7 @@
 #include "support/eigensolver.hpp"
 #include "support/networks.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::kfac_optimizer_lockstep_test {
 
 TEST_CASE("KfacOptimizer: in lock-step with dense algebra on the exact GGN of a linear network") {
   // Type-2 K-FAC is the GGN block here, so a whole optimizer is checked against dense solves.
@@ -56,3 +55,5 @@ TEST_CASE("KfacOptimizer: in lock-step with dense algebra on the exact GGN of a 
   }
   CHECK(clipped);
 }
+
+}  // namespace kfac::test::kfac_optimizer_lockstep_test

@@ -3,8 +3,7 @@
 #include "support/catch.hpp"
 #include "support/networks.hpp"
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::kfac_optimizer_test {
 
 namespace {
 
@@ -276,3 +275,5 @@ TEST_CASE("KfacOptimizer: the summary says how each layer is stepped") {
         "0  Linear  25 parameters  K-FAC: A 5x5, G 5x5\n"
         "2  Linear  18 parameters  K-FAC: A 6x6, G 3x3\n");
 }
+
+}  // namespace kfac::test::kfac_optimizer_test

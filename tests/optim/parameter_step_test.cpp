@@ -3,12 +3,13 @@
 #include "optim/toy.hpp"
 #include "support/catch.hpp"
 
+namespace kfac::test::parameter_step_test {
+
 using kfac::Index;
 using kfac::LayerView;
 using kfac::ParameterStep;
 using kfac::StepStatus;
 using kfac::Vector;
-using namespace kfac::test;
 
 namespace {
 
@@ -145,3 +146,5 @@ TEST_CASE("StepStatus: each has words of its own", "[optim]") {
                                           "a damped Kronecker factor is not positive definite",
                                           "the step is not finite"});
 }
+
+}  // namespace kfac::test::parameter_step_test

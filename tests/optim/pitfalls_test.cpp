@@ -10,8 +10,7 @@
 // Mistakes that K-FAC optimizers are known to make, by the numbers under which docs/curvature.md
 // lists them. Those of curvature estimates are in tests/curvature/pitfalls_test.cpp.
 
-using namespace kfac;
-using namespace kfac::test;
+namespace kfac::test::pitfalls_test {
 
 namespace {
 
@@ -33,7 +32,8 @@ struct Data {
 Vector<double> trained(Model model, const Data& data, const KfacOptions<double>& options,
                        const MeanSquaredError<double>& loss = MeanSquaredError<double>()) {
   KfacOptimizer optimizer(model, loss, options);
-  for (std::size_t i = 0; i < data.x.size(); ++i) REQUIRE(optimizer.step(data.x[i], data.y[i]).ok());
+  for (std::size_t i = 0; i < data.x.size(); ++i)
+    REQUIRE(optimizer.step(data.x[i], data.y[i]).ok());
   return parameters(model);
 }
 
@@ -85,9 +85,8 @@ TEST_CASE("D5: weight sharing changes the trajectory where weights are shared") 
 
 TEST_CASE("D12: a default-constructed optimizer takes a step with every kind of Fisher") {
   Rng rng(5);
-  for (const FisherType type :
-       {FisherType::Type2, FisherType::MonteCarlo, FisherType::Empirical,
-        FisherType::CurvaturePropagation, FisherType::ForwardOnly}) {
+  for (const FisherType type : {FisherType::Type2, FisherType::MonteCarlo, FisherType::Empirical,
+                                FisherType::CurvaturePropagation, FisherType::ForwardOnly}) {
     Model model = network(rng);
     const MeanSquaredError<double> loss;
     KfacOptions<double> options;
@@ -100,7 +99,8 @@ TEST_CASE("D12: a default-constructed optimizer takes a step with every kind of 
   }
 }
 
-TEST_CASE("D14, D15: from mean to sum, with rate and damping rescaled, the trajectory is the same") {
+TEST_CASE(
+    "D14, D15: from mean to sum, with rate and damping rescaled, the trajectory is the same") {
   Rng rng(6);
   const Model model = network(rng);
   const Data data(rng);
@@ -144,3 +144,5 @@ TEST_CASE("D17: a damping schedule acts at the next inverse, as it says, and not
     CHECK((parameters(model) == parameters(twin)) == (i < 2));
   }
 }
+
+}  // namespace kfac::test::pitfalls_test

@@ -3,12 +3,13 @@
 #include "optim/toy.hpp"
 #include "support/catch.hpp"
 
+namespace kfac::test::sgd_test {
+
 using kfac::Index;
 using kfac::Sgd;
 using kfac::SgdOptions;
 using kfac::StepStatus;
 using kfac::Vector;
-using namespace kfac::test;
 
 namespace {
 
@@ -161,3 +162,5 @@ TEST_CASE("Sgd: options out of range are named", "[optim][error]") {
                     "kfac::Sgd: 'learning_rate' is -1, expected > 0 and finite");
   CHECK(sgd.options().learning_rate == 0.1);
 }
+
+}  // namespace kfac::test::sgd_test

@@ -7,11 +7,12 @@
 #include "optim/toy.hpp"
 #include "support/catch.hpp"
 
+namespace kfac::test::train_step_test {
+
 using kfac::Index;
 using kfac::Matrix;
 using kfac::StepStatus;
 using kfac::Vector;
-using namespace kfac::test;
 
 namespace {
 
@@ -157,3 +158,5 @@ TEST_CASE("train_step: misuse throws and changes nothing", "[optim][error]") {
   step(x, y);
   CHECK(parameters_of(model) == parameters_of(twin));
 }
+
+}  // namespace kfac::test::train_step_test

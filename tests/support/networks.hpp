@@ -5,6 +5,7 @@
 
 #include <kfac/kfac.hpp>
 #include <kfac/linalg/kronecker.hpp>
+#include <kfac/testing/relative_error.hpp>
 
 /// What the curvature tests share: random data, and exact matrices from the dense Jacobian alone.
 namespace kfac::test {
@@ -34,14 +35,7 @@ Vector<double> parameters(Model& model) {
   return flat;
 }
 
-/// |actual - expected| relative to the norm of what is expected.
-template <class Actual, class Expected>
-double relative_error(const Eigen::MatrixBase<Actual>& actual,
-                      const Eigen::MatrixBase<Expected>& expected) {
-  const double scale = static_cast<double>(expected.norm());
-  const double error = static_cast<double>((actual - expected).norm());
-  return scale > 0 ? error / scale : error;
-}
+using testing::relative_error;
 
 /// R sum_n sum_v (J_n^T v_n)(J_n^T v_n)^T, where each of `vectors` holds a v_n in column n.
 template <class Operator>

@@ -6,7 +6,8 @@
 
 #include "support/catch.hpp"
 
-using namespace kfac;
+namespace kfac::test::layer_battery_test {
+
 using kfac::testing::check_layer;
 using kfac::testing::LayerCheck;
 
@@ -186,3 +187,5 @@ TEST_CASE("check_layer in float finds the same, less precisely", "[testing][exac
   INFO(check.report());
   REQUIRE(check.passes(1e-2));
 }
+
+}  // namespace kfac::test::layer_battery_test

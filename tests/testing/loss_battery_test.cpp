@@ -3,6 +3,8 @@
 
 #include "support/catch.hpp"
 
+namespace kfac::test::loss_battery_test {
+
 using kfac::ConstMatrixRef;
 using kfac::Index;
 using kfac::MatrixRef;
@@ -234,3 +236,5 @@ TEST_CASE("check_loss: targets that do not fit are the loss's error", "[testing]
                                             kfac::Matrix<double>::Zero(2, 4), rng),
                   kfac::ShapeError);
 }
+
+}  // namespace kfac::test::loss_battery_test

@@ -31,7 +31,8 @@ class BlockDiagonalInverse {
       for (const auto& block : layer->blocks()) {
         segments_.push_back({offset, block->matrix(damping)});
         const CurvatureMatrix<S>& matrix = *segments_.back().matrix;
-        if (matrix.singular()) raise_singular("the block of layer '" + block->name() + "' is singular");
+        if (matrix.singular())
+          raise_singular("the block of layer '" + block->name() + "' is singular");
         offset += matrix.size();
         covered += matrix.size();
       }

@@ -28,7 +28,8 @@ using BlockFactory =
 /// (by default none: plain gradients).
 ///
 ///     kfac::KfacOptimizer optimizer(
-///         model, loss, {}, kfac::block_factory<kfac::EkfacBlock<float>, kfac::DiagonalBlock<float>>());
+///         model, loss, {}, kfac::block_factory<kfac::EkfacBlock<float>,
+///         kfac::DiagonalBlock<float>>());
 template <class Block, class Fallback = void>
 BlockFactory<typename Block::Scalar> block_factory() {
   using S = typename Block::Scalar;

@@ -15,10 +15,11 @@ namespace kfac {
 /// preconditioner (`refresh_inverse`, `precondition`: cheap, in place, without allocation) and the
 /// whole matrix (`matrix`: product, inverse, roots, determinant, samples).
 ///
-/// `accumulate` feeds it with matrices. Its parts, for anything else: for each batch `add_input` once and `add_output_gradient` for each of the vectors
-/// that make up the Hessian of an example's criterion; any number of batches; then `commit`.
-/// `Preconditioner`, `KfacOptimizer` and `CurvatureEstimator` do that. To add a kind, derive and
-/// override the private functions; `block_factory` hands it to all of them.
+/// `accumulate` feeds it with matrices. Its parts, for anything else: for each batch `add_input`
+/// once and `add_output_gradient` for each of the vectors that make up the Hessian of an example's
+/// criterion; any number of batches; then `commit`. `Preconditioner`, `KfacOptimizer` and
+/// `CurvatureEstimator` do that. To add a kind, derive and override the private functions;
+/// `block_factory` hands it to all of them.
 template <RealScalar S>
 class CurvatureBlock {
  public:
@@ -63,8 +64,7 @@ class CurvatureBlock {
     const SharedBatch<S> input = contiguous(activations, activations_);
     discard();
     add_input(input);
-    add_output_gradient(input, contiguous(output_gradients, gradients_),
-                              S(1) / (factor * factor));
+    add_output_gradient(input, contiguous(output_gradients, gradients_), S(1) / (factor * factor));
     commit(factor * static_cast<S>(activations.cols()));
   }
 
@@ -109,7 +109,8 @@ class CurvatureBlock {
   Index commits() const { return commits_; }
 
   /// Prepares for the `pass`-th pass over a data set, from 0, and says whether the kind wants one
-  /// more; each ends with a commit. Pass 0 forgets all estimates. (K-FAC takes one pass, EKFAC two.)
+  /// more; each ends with a commit. Pass 0 forgets all estimates. (K-FAC takes one pass, EKFAC
+  /// two.)
   bool begin_pass(Index pass) {
     discard();
     if (pass == 0) commits_ = 0;

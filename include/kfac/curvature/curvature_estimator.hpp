@@ -39,15 +39,15 @@ struct BatchDetails {
 /// The curvature of a loss over a data set, as one block a layer, of a network that is not being
 /// trained: for posteriors, influence functions, compression, or to look at.
 ///
-///     kfac::CurvatureEstimator curvature(model, loss, {}, kfac::block_factory<kfac::EkfacBlock<float>>());
-///     curvature.fit(batches);   // a range of pairs (x, y), walked as often as the blocks want
-///     const auto c = curvature.layers()[0]->blocks()[0]->matrix(1e-3f);
-///     c->solve(v);
+///     kfac::CurvatureEstimator curvature(model, loss, {},
+///     kfac::block_factory<kfac::EkfacBlock<float>>()); curvature.fit(batches);   // a range of
+///     pairs (x, y), walked as often as the blocks want const auto c =
+///     curvature.layers()[0]->blocks()[0]->matrix(1e-3f); c->solve(v);
 ///
 /// The scale is that of the loss over all the data at once: a mean loss is the mean over all of it,
 /// however it comes in batches, whose shapes may differ. The network is evaluated without dropout;
-/// observers other than this hear nothing of it. The model must outlive the estimator and stay where
-/// it is.
+/// observers other than this hear nothing of it. The model must outlive the estimator and stay
+/// where it is.
 template <class Model, Loss LossType>
 class CurvatureEstimator {
  public:
@@ -168,7 +168,8 @@ class CurvatureEstimator {
         : estimator_(estimator),
           mode_(estimator.model_.workspace().mode),
           before_(std::exchange(mode_, Mode{false, true})) {
-      for (HookPoint<Scalar>* hook : estimator_.hooks_) hook->set_sole_observer(&estimator_.nobody_);
+      for (HookPoint<Scalar>* hook : estimator_.hooks_)
+        hook->set_sole_observer(&estimator_.nobody_);
       for (Layer* layer : estimator_.active_) layer->listen_alone(mask);
     }
     Listening(const Listening&) = delete;

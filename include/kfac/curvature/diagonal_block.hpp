@@ -50,9 +50,7 @@ class DiagonalBlock : public CurvatureBlock<S> {
   std::unique_ptr<Base> clone() const override {
     return std::unique_ptr<Base>(new DiagonalBlock(*this));
   }
-  void assign(const Base& other) override {
-    *this = static_cast<const DiagonalBlock&>(other);
-  }
+  void assign(const Base& other) override { *this = static_cast<const DiagonalBlock&>(other); }
   const char* kind() const override { return "diagonal"; }
 
   bool fresh_is_finite() const override { return moments_.fresh_is_finite(); }

@@ -14,9 +14,9 @@ namespace kfac {
 /// own gradients in that basis, diag(U^T C U) of the exact block C, which makes it the matrix
 /// nearest to C (in the Frobenius norm) that is diagonal there.
 ///
-/// Over a data set (`CurvatureEstimator::fit`) it takes two passes, one for the basis and one for the
-/// second moments, and is exactly that. In training the moments are running averages of the batches
-/// since the basis was last refreshed (K-FAC's own eigenvalues until there is one), with
+/// Over a data set (`CurvatureEstimator::fit`) it takes two passes, one for the basis and one for
+/// the second moments, and is exactly that. In training the moments are running averages of the
+/// batches since the basis was last refreshed (K-FAC's own eigenvalues until there is one), with
 /// `factor_decay` as the weight of the past.
 /// \source George et al. 2018, arXiv 1806.03884
 template <RealScalar S>
@@ -33,9 +33,7 @@ class EkfacBlock : public SpectralBlock<S> {
   std::unique_ptr<Base> clone() const override {
     return std::unique_ptr<Base>(new EkfacBlock(*this));
   }
-  void assign(const Base& other) override {
-    *this = static_cast<const EkfacBlock&>(other);
-  }
+  void assign(const Base& other) override { *this = static_cast<const EkfacBlock&>(other); }
   const char* kind() const override { return "EKFAC"; }
 
   const Matrix<S>& input_factor() const { return factors_.input_factor(); }

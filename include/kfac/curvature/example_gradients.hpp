@@ -10,8 +10,8 @@ namespace kfac {
 
 /// Sums over the examples of a batch of what is made of each example's own gradient
 /// P_n = sum_s g_ns x_ns^T, `outputs x columns`, where s runs over the positions that share the
-/// weights and x has a 1 appended if there is a bias. No matrix is kept for every example; where the
-/// weights are used once, none is formed at all, since P_n has rank one.
+/// weights and x has a 1 appended if there is a bias. No matrix is kept for every example; where
+/// the weights are used once, none is formed at all, since P_n has rank one.
 template <RealScalar S>
 class ExampleGradients {
  public:
@@ -35,40 +35,40 @@ class ExampleGradients {
                    });
   }
 
-  /// The lower triangle of into += weight * sum_n P_n^T M P_n, `columns x columns`, M positive semi-definite.
+  /// The lower triangle of into += weight * sum_n P_n^T M P_n, `columns x columns`, M positive
+  /// semi-definite.
   void add_input_moments(const SharedBatch<S>& x, const SharedBatch<S>& g, S weight,
                          const Matrix<S>& m, Matrix<S>& into) {
-    for_each_block(x, g, nullptr, nullptr,
-                   [&](MatrixMap<S> inputs, MatrixMap<S> gradients, Index positions) {
-                     if (positions == 1) {
-                       add_weighted(inputs, gradients, m, weight, into);
-                       return;
-                     }
-                     for_each_gradient(inputs, gradients, positions, [&](const MatrixMap<S>& p) {
-                       MatrixMap<S> half = product_.map(p.rows(), p.cols());
-                       half.noalias() = m * p;
-                       into.template triangularView<Eigen::Lower>() +=
-                           weight * (p.transpose() * half);
-                     });
-                   });
+    for_each_block(
+        x, g, nullptr, nullptr, [&](MatrixMap<S> inputs, MatrixMap<S> gradients, Index positions) {
+          if (positions == 1) {
+            add_weighted(inputs, gradients, m, weight, into);
+            return;
+          }
+          for_each_gradient(inputs, gradients, positions, [&](const MatrixMap<S>& p) {
+            MatrixMap<S> half = product_.map(p.rows(), p.cols());
+            half.noalias() = m * p;
+            into.template triangularView<Eigen::Lower>() += weight * (p.transpose() * half);
+          });
+        });
   }
 
-  /// The lower triangle of into += weight * sum_n P_n M P_n^T, `outputs x outputs`, M positive semi-definite.
+  /// The lower triangle of into += weight * sum_n P_n M P_n^T, `outputs x outputs`, M positive
+  /// semi-definite.
   void add_output_moments(const SharedBatch<S>& x, const SharedBatch<S>& g, S weight,
                           const Matrix<S>& m, Matrix<S>& into) {
-    for_each_block(x, g, nullptr, nullptr,
-                   [&](MatrixMap<S> inputs, MatrixMap<S> gradients, Index positions) {
-                     if (positions == 1) {
-                       add_weighted(gradients, inputs, m, weight, into);
-                       return;
-                     }
-                     for_each_gradient(inputs, gradients, positions, [&](const MatrixMap<S>& p) {
-                       MatrixMap<S> half = product_.map(p.rows(), p.cols());
-                       half.noalias() = p * m;
-                       into.template triangularView<Eigen::Lower>() +=
-                           weight * (half * p.transpose());
-                     });
-                   });
+    for_each_block(
+        x, g, nullptr, nullptr, [&](MatrixMap<S> inputs, MatrixMap<S> gradients, Index positions) {
+          if (positions == 1) {
+            add_weighted(gradients, inputs, m, weight, into);
+            return;
+          }
+          for_each_gradient(inputs, gradients, positions, [&](const MatrixMap<S>& p) {
+            MatrixMap<S> half = product_.map(p.rows(), p.cols());
+            half.noalias() = p * m;
+            into.template triangularView<Eigen::Lower>() += weight * (half * p.transpose());
+          });
+        });
   }
 
   /// The lower triangle of into += weight * sum_n vec(P_n) vec(P_n)^T.

@@ -31,8 +31,9 @@ class FullMatrix : public CurvatureMatrix<S> {
   static linalg::KroneckerEigen<S> eigen_of(const Matrix<S>& matrix) {
     linalg::KroneckerEigen<S> eigen;
     if (!eigen.compute(Matrix<S>::Ones(1, 1), matrix))
-      raise<ValueError>("kfac::FullMatrix: 'matrix' has no eigendecomposition, expected finite "
-                        "numbers");
+      raise<ValueError>(
+          "kfac::FullMatrix: 'matrix' has no eigendecomposition, expected finite "
+          "numbers");
     return eigen;
   }
 
@@ -73,10 +74,10 @@ class FullBlock : public CurvatureBlock<S> {
       : Base("kfac::FullBlock", std::move(options)),
         gradients_(Base::has_bias()),
         moment_(Base::outputs() * Base::columns(), false) {}
-  std::unique_ptr<Base> clone() const override { return std::unique_ptr<Base>(new FullBlock(*this)); }
-  void assign(const Base& other) override {
-    *this = static_cast<const FullBlock&>(other);
+  std::unique_ptr<Base> clone() const override {
+    return std::unique_ptr<Base>(new FullBlock(*this));
   }
+  void assign(const Base& other) override { *this = static_cast<const FullBlock&>(other); }
   const char* kind() const override { return "full"; }
 
   bool fresh_is_finite() const override { return moment_.fresh_is_finite(); }

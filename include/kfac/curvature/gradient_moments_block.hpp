@@ -63,9 +63,7 @@ class GradientMomentsBlock : public SpectralBlock<S> {
     input_.discard();
     output_.discard();
   }
-  bool decompose(linalg::KroneckerEigen<S>& eigen) const override {
-    return eigen.compute(a_, g_);
-  }
+  bool decompose(linalg::KroneckerEigen<S>& eigen) const override { return eigen.compute(a_, g_); }
 
   Matrix<S> a_, g_;
   ExampleGradients<S> gradients_;

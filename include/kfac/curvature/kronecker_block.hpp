@@ -31,9 +31,7 @@ class KroneckerBlock : public CurvatureBlock<S> {
   std::unique_ptr<Base> clone() const override {
     return std::unique_ptr<Base>(new KroneckerBlock(*this));
   }
-  void assign(const Base& other) override {
-    *this = static_cast<const KroneckerBlock&>(other);
-  }
+  void assign(const Base& other) override { *this = static_cast<const KroneckerBlock&>(other); }
   const char* kind() const override { return "K-FAC"; }
 
   /// A, `columns() x columns()`: the mean second moment of the inputs.

@@ -10,8 +10,8 @@ namespace kfac {
 
 /// K-FAC in the eigenbases of its factors, A (x) G = (U_A (x) U_G) diag(a (x) g) (...)^T: like
 /// `KroneckerBlock` with damping that is exact, (A (x) G + damping I)^-1, at several times the cost
-/// of an inverse. It is in a header of its own because Eigen's eigensolver takes seconds to compile.
-/// \source Martens and Grosse 2015, arXiv 1503.05671, appendix B
+/// of an inverse. It is in a header of its own because Eigen's eigensolver takes seconds to
+/// compile. \source Martens and Grosse 2015, arXiv 1503.05671, appendix B
 template <RealScalar S>
 class KroneckerEigenBlock : public SpectralBlock<S> {
   using Base = CurvatureBlock<S>;

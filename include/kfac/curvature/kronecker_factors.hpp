@@ -5,11 +5,12 @@
 
 namespace kfac {
 
-/// Running averages of the two factors of a linear map's curvature, A (x) G in the order that stacks
-/// the columns of [W b]: A is the mean of x x^T over examples and shared positions (x with a 1
-/// appended), and G carries everything else, so that A (x) G is the curvature of the loss as it was
-/// reduced. With `WeightSharing::Reduce` x is the mean over an example's positions, and g their sum.
-/// \source Martens and Grosse 2015, arXiv 1503.05671; for convolutions Grosse and Martens 2016,
+/// Running averages of the two factors of a linear map's curvature, A (x) G in the order that
+/// stacks the columns of [W b]: A is the mean of x x^T over examples and shared positions (x with a
+/// 1 appended), and G carries everything else, so that A (x) G is the curvature of the loss as it
+/// was reduced. With `WeightSharing::Reduce` x is the mean over an example's positions, and g their
+/// sum. \source Martens and Grosse 2015, arXiv 1503.05671; for convolutions Grosse and Martens
+/// 2016,
 ///         arXiv 1602.01407; expand and reduce: Eschenhagen et al. 2023, arXiv 2311.00636
 template <RealScalar S>
 class KroneckerFactors {
@@ -98,7 +99,8 @@ class KroneckerFactors {
   S decay_;
   WeightSharing sharing_;
   Index columns_ = 0;
-  S identity_weight_ = 0;  // G of forward-only curvature: sum over examples of S, or of S^2 (reduce)
+  S identity_weight_ =
+      0;  // G of forward-only curvature: sum over examples of S, or of S^2 (reduce)
   Buffer<S> scratch_;
 };
 

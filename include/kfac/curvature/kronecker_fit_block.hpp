@@ -25,8 +25,7 @@ class KroneckerFitBlock : public GradientMomentsBlock<S> {
 
  public:
   /// \throws OptionError unless max_passes >= 1 and tolerance >= 0
-  explicit KroneckerFitBlock(BlockOptions<S> options, Index max_passes = 60,
-                             S tolerance = S(1e-6))
+  explicit KroneckerFitBlock(BlockOptions<S> options, Index max_passes = 60, S tolerance = S(1e-6))
       : Moments("kfac::KroneckerFitBlock", std::move(options)),
         a_(Matrix<S>::Identity(Base::columns(), Base::columns())),
         g_(Matrix<S>::Identity(Base::outputs(), Base::outputs())),
@@ -39,9 +38,7 @@ class KroneckerFitBlock : public GradientMomentsBlock<S> {
   std::unique_ptr<Base> clone() const override {
     return std::unique_ptr<Base>(new KroneckerFitBlock(*this));
   }
-  void assign(const Base& other) override {
-    *this = static_cast<const KroneckerFitBlock&>(other);
-  }
+  void assign(const Base& other) override { *this = static_cast<const KroneckerFitBlock&>(other); }
   const char* kind() const override { return "KFOC"; }
 
  private:

@@ -75,7 +75,8 @@ class LayerCurvature : public Observer<S> {
         masks(gradient) ? detail::zeroed_padding(gradient, *mask_, padded_) : gradient;
     for_each_group([&](Block& block, Index group) {
       block.add_output_gradient(input_.features(group * block.inputs(), block.inputs()),
-                                unpadded.features(group * block.outputs(), block.outputs()), weight);
+                                unpadded.features(group * block.outputs(), block.outputs()),
+                                weight);
     });
   }
 

@@ -116,7 +116,8 @@ class Preconditioner {
 
   const PreconditionerOptions<S>& options() const { return options_; }
   /// Which positions of the coming batches are real, `positions x examples`, where the others are
-  /// padding; null: all. It must stay alive, and fit every layer that shares weights over positions.
+  /// padding; null: all. It must stay alive, and fit every layer that shares weights over
+  /// positions.
   void set_mask(const PositionMask* mask) {
     for (const auto& layer : layers_) layer->set_mask(mask);
   }

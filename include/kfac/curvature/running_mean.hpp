@@ -11,8 +11,7 @@ namespace kfac {
 template <RealScalar S>
 class RunningMean {
  public:
-  RunningMean(Index rows, Index columns)
-      : fresh_(Matrix<S>::Zero(rows, columns)), value_(fresh_) {}
+  RunningMean(Index rows, Index columns) : fresh_(Matrix<S>::Zero(rows, columns)), value_(fresh_) {}
 
   Matrix<S>& fresh() { return fresh_; }
   bool fresh_is_finite() const { return std::isfinite(fresh_.sum()); }

@@ -24,9 +24,7 @@ class TensorNormalBlock : public GradientMomentsBlock<S> {
   std::unique_ptr<Base> clone() const override {
     return std::unique_ptr<Base>(new TensorNormalBlock(*this));
   }
-  void assign(const Base& other) override {
-    *this = static_cast<const TensorNormalBlock&>(other);
-  }
+  void assign(const Base& other) override { *this = static_cast<const TensorNormalBlock&>(other); }
   const char* kind() const override { return "TNT"; }
 
  private:

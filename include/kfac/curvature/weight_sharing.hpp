@@ -8,9 +8,9 @@
 
 namespace kfac {
 
-/// How Kronecker factors see a layer whose weights are applied at S positions of an example (tokens,
-/// pixels), with inputs x_s and output gradients g_s.
-/// \source Eschenhagen et al. 2023, arXiv 2311.00636
+/// How Kronecker factors see a layer whose weights are applied at S positions of an example
+/// (tokens, pixels), with inputs x_s and output gradients g_s. \source Eschenhagen et al. 2023,
+/// arXiv 2311.00636
 enum class WeightSharing {
   /// Each position counts as an example of its own: exact where the loss is a sum over positions
   /// that the layers above keep apart (translation, per-pixel labels).

@@ -106,8 +106,7 @@ class HookPoint {
       for_each([&](Observer<S>& observer) { wanted |= observer.wants_example_gradients(); });
     return wanted;
   }
-  void announce_example_gradients(const std::string& layer,
-                                  const SharedBatch<S>& gradients) const {
+  void announce_example_gradients(const std::string& layer, const SharedBatch<S>& gradients) const {
     for_each([&](Observer<S>& observer) {
       if (observer.wants_example_gradients()) observer.on_example_gradients(layer, gradients);
     });

@@ -9,8 +9,8 @@ namespace kfac {
 template <RealScalar S>
 class SharedBatch;
 
-/// Makes the columns of a `SharedBatch` when they are asked for, a few examples at a time, where all
-/// of them would take too much memory (the patches of a convolution).
+/// Makes the columns of a `SharedBatch` when they are asked for, a few examples at a time, where
+/// all of them would take too much memory (the patches of a convolution).
 template <RealScalar S>
 class ColumnSource {
  public:

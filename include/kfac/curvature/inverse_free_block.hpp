@@ -54,27 +54,16 @@ class InverseFreeBlock : public CurvatureBlock<S> {
   static constexpr Index kColumnsAtOnce = 256;
 
   void do_add_input(const SharedBatch<S>& input, const PositionMask* mask) override {
-    const bool shared = input.positions() > 1;
-    if (Base::options().sharing == WeightSharing::Reduce && shared) {
-      add_inputs(detail::mean_over_positions(input, mask, scratch_));
-      for (Index n = 0; n < input.batch(); ++n) {
-        const Index positions = mask ? mask->col(n).count() : input.positions();
-        identity_weight_ += static_cast<S>(positions * positions);
-      }
-    } else if (mask && shared) {
-      add_inputs(detail::without_padding(input, *mask, scratch_));
-      identity_weight_ += static_cast<S>(mask->count());
-    } else {
-      add_inputs(input);
-      identity_weight_ += static_cast<S>(input.columns());
-    }
+    const detail::FactorInput<S> taken =
+        detail::factor_input(Base::options().sharing, input, mask, scratch_);
+    add(factors_.input(), taken.columns, S(1));
+    input_columns_ += taken.columns.columns();
+    identity_weight_ += taken.identity_weight;
   }
   void do_add_output_gradient(const SharedBatch<S>&, const SharedBatch<S>& gradient,
                               S weight) override {
-    if (Base::options().sharing == WeightSharing::Reduce && gradient.positions() > 1)
-      add(factors_.output(), detail::sum_over_positions(gradient, scratch_), weight);
-    else
-      add(factors_.output(), gradient, weight);
+    add(factors_.output(), detail::factor_gradient(Base::options().sharing, gradient, scratch_),
+        weight);
   }
   void do_add_output_identity() override { factors_.output().add_identity(identity_weight_); }
   void do_commit(S scale, Index examples) override {
@@ -97,10 +86,6 @@ class InverseFreeBlock : public CurvatureBlock<S> {
     return std::make_unique<InverseFreeMatrix<S>>(input_root().dense(), output_root().dense());
   }
 
-  void add_inputs(const SharedBatch<S>& input) {
-    add(factors_.input(), input, S(1));
-    input_columns_ += input.columns();
-  }
   /// Adds the columns of a batch to a root, below which a 1 is appended where the root has a row
   /// more.
   void add(InverseFreeRoot<S>& root, const SharedBatch<S>& batch, S weight) {
@@ -124,7 +109,7 @@ class InverseFreeBlock : public CurvatureBlock<S> {
 
   InverseFreeFactors<S> factors_;
   Index input_columns_ = 0;
-  S identity_weight_ = 0;  // as in KroneckerFactors
+  S identity_weight_ = 0;  // as in `FactorInput`
   Buffer<S> columns_, scratch_;
 };
 

@@ -25,29 +25,16 @@ class KroneckerFactors {
   /// What the map was applied to, `inputs x (positions * batch)`, once a forward pass. `mask` says
   /// which positions count; null: all.
   void add_input(const SharedBatch<S>& input, const PositionMask* mask = nullptr) {
-    const bool shared = input.positions() > 1;
-    if (sharing_ == WeightSharing::Reduce && shared) {
-      add_input_columns(detail::mean_over_positions(input, mask, scratch_));
-      for (Index n = 0; n < input.batch(); ++n) {
-        const Index positions = mask ? mask->col(n).count() : input.positions();
-        identity_weight_ += static_cast<S>(positions * positions);
-      }
-    } else if (mask && shared) {
-      add_input_columns(detail::without_padding(input, *mask, scratch_));
-      identity_weight_ += static_cast<S>(mask->count());
-    } else {
-      add_input_columns(input);
-      identity_weight_ += static_cast<S>(input.columns());
-    }
+    const detail::FactorInput<S> taken = detail::factor_input(sharing_, input, mask, scratch_);
+    input_.add(taken.columns, S(1));
+    columns_ += taken.columns.columns();
+    identity_weight_ += taken.identity_weight;
   }
 
   /// Adds weight * sum of g g^T. The vectors g of one example are to make up the Hessian of its
   /// criterion, without the loss's reduction factor, and are 0 in the padding.
   void add_output_gradient(const SharedBatch<S>& gradient, S weight) {
-    if (sharing_ == WeightSharing::Reduce && gradient.positions() > 1)
-      output_gradient_.add(detail::sum_over_positions(gradient, scratch_), weight);
-    else
-      output_gradient_.add(gradient, weight);
+    output_gradient_.add(detail::factor_gradient(sharing_, gradient, scratch_), weight);
   }
   /// G as a multiple of the identity, as if the criterion's Hessian were that with respect to the
   /// layer's own outputs (forward-only curvature), for all inputs added since the last commit.
@@ -84,10 +71,6 @@ class KroneckerFactors {
   const Matrix<S>& output_gradient_factor() const { return output_factor_; }
 
  private:
-  void add_input_columns(const SharedBatch<S>& input) {
-    input_.add(input, S(1));
-    columns_ += input.columns();
-  }
   void forget_counts() {
     columns_ = 0;
     identity_weight_ = 0;
@@ -99,8 +82,7 @@ class KroneckerFactors {
   S decay_;
   WeightSharing sharing_;
   Index columns_ = 0;
-  S identity_weight_ =
-      0;  // G of forward-only curvature: sum over examples of S, or of S^2 (reduce)
+  S identity_weight_ = 0;  // as in `FactorInput`
   Buffer<S> scratch_;
 };
 

@@ -102,5 +102,39 @@ SharedBatch<S> mean_over_positions(const SharedBatch<S>& batch, const PositionMa
   return SharedBatch<S>(ConstMatrixMap<S>(means.data(), means.rows(), means.cols()));
 }
 
+/// What Kronecker factors take of a layer's input.
+template <RealScalar S>
+struct FactorInput {
+  SharedBatch<S> columns;  ///< whose outer products A is the mean of
+  /// The sum over examples of S, or of S^2 (reduce), for S positions: what G is the identity times
+  /// for forward-only curvature.
+  S identity_weight;
+};
+
+/// `mask` may be null; `scratch` holds the columns where they are not the input's own.
+template <RealScalar S>
+FactorInput<S> factor_input(WeightSharing sharing, const SharedBatch<S>& input,
+                            const PositionMask* mask, Buffer<S>& scratch) {
+  if (input.positions() == 1) return {input, static_cast<S>(input.columns())};
+  if (sharing == WeightSharing::Expand) {
+    if (!mask) return {input, static_cast<S>(input.columns())};
+    return {without_padding(input, *mask, scratch), static_cast<S>(mask->count())};
+  }
+  S squares = 0;
+  for (Index n = 0; n < input.batch(); ++n) {
+    const Index positions = mask ? mask->col(n).count() : input.positions();
+    squares += static_cast<S>(positions * positions);
+  }
+  return {mean_over_positions(input, mask, scratch), squares};
+}
+
+/// The columns whose outer products G is made of; they are 0 in the padding.
+template <RealScalar S>
+SharedBatch<S> factor_gradient(WeightSharing sharing, const SharedBatch<S>& gradient,
+                               Buffer<S>& scratch) {
+  const bool sums = sharing == WeightSharing::Reduce && gradient.positions() > 1;
+  return sums ? sum_over_positions(gradient, scratch) : gradient;
+}
+
 }  // namespace detail
 }  // namespace kfac

@@ -61,8 +61,6 @@ class DiagonalBlock : public CurvatureBlock<S> {
         gradients_(Base::has_bias()),
         moments_(Base::outputs(), Base::columns()),
         diagonal_(moments_.value()) {}
-  DiagonalBlock(const DiagonalBlock&) = default;
-  DiagonalBlock& operator=(const DiagonalBlock&) = default;
 
  private:
   /// What a kind makes of the estimated diagonal, in place.

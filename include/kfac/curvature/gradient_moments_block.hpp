@@ -31,8 +31,6 @@ class GradientMomentsBlock : public SpectralBlock<S> {
         a_(Matrix<S>::Identity(Base::columns(), Base::columns())),
         g_(Matrix<S>::Identity(Base::outputs(), Base::outputs())),
         gradients_(Base::has_bias()) {}
-  GradientMomentsBlock(const GradientMomentsBlock&) = default;
-  GradientMomentsBlock& operator=(const GradientMomentsBlock&) = default;
 
   /// Adds sum_n P_n^T M P_n and sum_n P_n M P_n^T, where M is not null.
   void add(const SharedBatch<S>& input, const SharedBatch<S>& gradient, S weight,

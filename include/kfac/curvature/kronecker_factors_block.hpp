@@ -22,8 +22,6 @@ class KroneckerFactorsBlock : public Base {
  protected:
   KroneckerFactorsBlock(const char* where, BlockOptions<S> options)
       : Base(where, std::move(options)), factors_(Base::options()) {}
-  KroneckerFactorsBlock(const KroneckerFactorsBlock&) = default;
-  KroneckerFactorsBlock& operator=(const KroneckerFactorsBlock&) = default;
 
  private:
   void do_add_input(const SharedBatch<S>& input, const PositionMask* mask) override {

@@ -18,8 +18,6 @@ class SpectralBlock : public CurvatureBlock<S> {
   using Base::Base;
 
  protected:
-  SpectralBlock(const SpectralBlock&) = default;
-  SpectralBlock& operator=(const SpectralBlock&) = default;
   /// The basis in use, as of the last `refresh_inverse`.
   linalg::KroneckerEigen<S>& eigen() { return eigen_; }
   const linalg::KroneckerEigen<S>& eigen() const { return eigen_; }

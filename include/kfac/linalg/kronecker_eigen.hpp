@@ -142,7 +142,7 @@ class KroneckerEigen {
   S log_determinant(S damping) const {
     check_damping("kfac::linalg::KroneckerEigen::log_determinant", MatrixFunction::Identity,
                   damping);
-    const double shift = static_cast<double>(damping);
+    const auto shift = static_cast<double>(damping);
     return static_cast<S>((grid_.template cast<double>().array() + shift).log().sum());
   }
 

@@ -74,7 +74,7 @@ inline Vector<double> dominant_vector(Matrix<double> power) {
 template <RealScalar S>
 NearestKronecker<S> nearest_kronecker(std::span<const KroneckerTerm<S>> terms) {
   detail::check_terms<S>("kfac::linalg::nearest_kronecker", terms);
-  const Index count = static_cast<Index>(terms.size());
+  const auto count = static_cast<Index>(terms.size());
   const auto a_of = [&](Index t) -> const Matrix<S>& {
     return terms[static_cast<std::size_t>(t)].a;
   };

@@ -25,7 +25,7 @@ namespace detail {
 /// The mean of independent samples.
 template <RealScalar S>
 ScalarEstimate<S> mean_of_samples(const Vector<double>& samples, Index products) {
-  const double count = static_cast<double>(samples.size());
+  const auto count = static_cast<double>(samples.size());
   const double mean = samples.mean();
   const double error = samples.size() < 2 ? std::numeric_limits<double>::infinity()
                                           : (samples.array() - mean).matrix().norm() /

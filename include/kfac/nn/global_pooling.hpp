@@ -15,10 +15,10 @@ S pooled_weight(Pooled pooled, Index entries) {
 }
 
 /// `{channels, ...}` to `{channels}`.
-template <RealScalar S, Pooled pooled>
-class SpatialPool : public LinearMap<SpatialPool<S, pooled>, S> {
+template <RealScalar S, Pooled How>
+class SpatialPool : public LinearMap<SpatialPool<S, How>, S> {
  public:
-  static const char* kind() { return pooled == Pooled::Mean ? "SpatialMean" : "SpatialSum"; }
+  static const char* kind() { return How == Pooled::Mean ? "SpatialMean" : "SpatialSum"; }
 
   Shape output_shape(const Shape& shape) const {
     if (shape.rank() < 2)
@@ -31,22 +31,22 @@ class SpatialPool : public LinearMap<SpatialPool<S, pooled>, S> {
     const Index planes = y.values.size();
     const ConstMatrixMap<S> from(x.values.data(), x.values.size() / planes, planes);
     VectorMap<S>(y.values.data(), planes) =
-        pooled_weight<S>(pooled, from.rows()) * from.colwise().sum().transpose();
+        pooled_weight<S>(How, from.rows()) * from.colwise().sum().transpose();
   }
   void apply_adjoint(const ConstBatchView<S>& gradient, BatchView<S> into) const {
     const Index planes = gradient.values.size();
     MatrixMap<S> to(into.values.data(), into.values.size() / planes, planes);
-    const S weight = pooled_weight<S>(pooled, to.rows());
+    const S weight = pooled_weight<S>(How, to.rows());
     for (Index plane = 0; plane < planes; ++plane)
       to.col(plane).setConstant(weight * gradient.values.data()[plane]);
   }
 };
 
 /// `{..., features}` to `{features}`.
-template <RealScalar S, Pooled pooled>
-class TokenPool : public LinearMap<TokenPool<S, pooled>, S> {
+template <RealScalar S, Pooled How>
+class TokenPool : public LinearMap<TokenPool<S, How>, S> {
  public:
-  static const char* kind() { return pooled == Pooled::Mean ? "MeanTokens" : "SumTokens"; }
+  static const char* kind() { return How == Pooled::Mean ? "MeanTokens" : "SumTokens"; }
 
   Shape output_shape(const Shape& shape) const {
     if (shape.rank() < 2)
@@ -59,13 +59,13 @@ class TokenPool : public LinearMap<TokenPool<S, pooled>, S> {
     const Index tokens = x.values.rows() / y.values.rows();
     for (Index example = 0; example < x.examples(); ++example)
       y.values.col(example) =
-          pooled_weight<S>(pooled, tokens) *
+          pooled_weight<S>(How, tokens) *
           ConstMatrixMap<S>(x.values.col(example).data(), y.values.rows(), tokens).rowwise().sum();
   }
   void apply_adjoint(const ConstBatchView<S>& gradient, BatchView<S> into) const {
     const Index features = gradient.values.rows();
     const Index tokens = into.values.rows() / features;
-    const S weight = pooled_weight<S>(pooled, tokens);
+    const S weight = pooled_weight<S>(How, tokens);
     for (Index example = 0; example < gradient.examples(); ++example) {
       MatrixMap<S> to(into.values.col(example).data(), features, tokens);
       for (Index token = 0; token < tokens; ++token)

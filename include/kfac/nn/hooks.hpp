@@ -73,7 +73,10 @@ class HookPoint {
  public:
   HookPoint() = default;
   HookPoint(const HookPoint&) {}
+  // NOLINTNEXTLINE(bugprone-unhandled-self-assignment): nothing is assigned
   HookPoint& operator=(const HookPoint&) { return *this; }
+    return *this;
+  }  // NOLINT(bugprone-unhandled-self-assignment)
   HookPoint(HookPoint&&) noexcept = default;
   HookPoint& operator=(HookPoint&&) noexcept = default;
   ~HookPoint() = default;

@@ -20,6 +20,9 @@ class ColumnSource {
   virtual Index examples_at_once() const = 0;
 
  protected:
+  ColumnSource() = default;
+  ColumnSource(const ColumnSource&) = default;
+  ColumnSource& operator=(const ColumnSource&) = default;
   ~ColumnSource() = default;
 };
 

@@ -75,8 +75,6 @@ class HookPoint {
   HookPoint(const HookPoint&) {}
   // NOLINTNEXTLINE(bugprone-unhandled-self-assignment): nothing is assigned
   HookPoint& operator=(const HookPoint&) { return *this; }
-    return *this;
-  }  // NOLINT(bugprone-unhandled-self-assignment)
   HookPoint(HookPoint&&) noexcept = default;
   HookPoint& operator=(HookPoint&&) noexcept = default;
   ~HookPoint() = default;

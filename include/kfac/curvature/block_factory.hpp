@@ -27,9 +27,9 @@ using BlockFactory =
 /// One kind for all layers that announce inputs and output gradients, and one for those that do not
 /// (by default none: plain gradients).
 ///
-///     kfac::KfacOptimizer optimizer(
-///         model, loss, {}, kfac::block_factory<kfac::EkfacBlock<float>,
-///         kfac::DiagonalBlock<float>>());
+///     using Ekfac = kfac::EkfacBlock<float>;
+///     using Diagonal = kfac::DiagonalBlock<float>;
+///     kfac::KfacOptimizer optimizer(model, loss, {}, kfac::block_factory<Ekfac, Diagonal>());
 template <class Block, class Fallback = void>
 BlockFactory<typename Block::Scalar> block_factory() {
   using S = typename Block::Scalar;

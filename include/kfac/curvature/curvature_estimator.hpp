@@ -39,10 +39,11 @@ struct BatchDetails {
 /// The curvature of a loss over a data set, as one block a layer, of a network that is not being
 /// trained: for posteriors, influence functions, compression, or to look at.
 ///
-///     kfac::CurvatureEstimator curvature(model, loss, {},
-///     kfac::block_factory<kfac::EkfacBlock<float>>()); curvature.fit(batches);   // a range of
-///     pairs (x, y), walked as often as the blocks want const auto c =
-///     curvature.layers()[0]->blocks()[0]->matrix(1e-3f); c->solve(v);
+///     const auto blocks = kfac::block_factory<kfac::EkfacBlock<float>>();
+///     kfac::CurvatureEstimator curvature(model, loss, {}, blocks);
+///     curvature.fit(batches);  // pairs (x, y), walked as often as the blocks want
+///     const auto c = curvature.layers()[0]->blocks()[0]->matrix(1e-3f);
+///     c->solve(v);
 ///
 /// The scale is that of the loss over all the data at once: a mean loss is the mean over all of it,
 /// however it comes in batches, whose shapes may differ. The network is evaluated without dropout;
@@ -75,7 +76,7 @@ class CurvatureEstimator {
   }
 
   /// Estimates from scratch, from a range of pairs (x, y) in an order that stays, in as many passes
-  /// as the blocks want.
+  /// as the blocks want. After an exception the estimates before it are gone: fit again.
   /// \throws ShapeError, ValueError as `add`
   template <class Batches>
   void fit(Batches&& batches) {

@@ -152,8 +152,8 @@ TEST_CASE("solve_kronecker_sum: one term is solved in one iteration, with dampin
 
 TEST_CASE("solve_kronecker_sum: the Kronecker preconditioner saves iterations on like terms") {
   Rng rng(4);
-  const Index inputs = 30;
-  const Index outputs = 20;
+  const Index inputs = 16;
+  const Index outputs = 12;
   // Graded spectra, and bases that differ a little from term to term.
   const auto graded = [&](Index size, const Matrix<double>& base) {
     Vector<double> stretch(size);

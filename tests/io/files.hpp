@@ -48,15 +48,4 @@ inline std::string read_bytes(const std::filesystem::path& path) {
   return bytes.str();
 }
 
-/// What the `Error` thrown by `body` says, or "nothing was thrown".
-template <class Error, class Body>
-std::string message_of(Body&& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
-
 }  // namespace kfac::test

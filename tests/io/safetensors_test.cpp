@@ -14,6 +14,7 @@
 
 #include "io/files.hpp"
 #include "support/catch.hpp"
+#include "support/message_of.hpp"
 
 using kfac::FileError;
 using kfac::Index;

@@ -8,6 +8,7 @@
 
 #include "support/catch.hpp"
 #include "support/eigensolver.hpp"
+#include "support/message_of.hpp"
 #include "support/random.hpp"
 
 namespace kfac::test::kronecker_eigen_test {
@@ -58,16 +59,6 @@ double error(const Matrix<double>& actual, const Matrix<double>& expected) {
   REQUIRE(actual.rows() == expected.rows());
   REQUIRE(actual.cols() == expected.cols());
   return expected.norm() > 0 ? (actual - expected).norm() / expected.norm() : actual.norm();
-}
-
-template <class Error, class Body>
-std::string message(Body&& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing";
 }
 
 }  // namespace
@@ -256,7 +247,7 @@ TEST_CASE("KroneckerEigen: a singular product without damping") {
   const Matrix<double> before = v;
   for (const MatrixFunction f :
        {MatrixFunction::Inverse, MatrixFunction::InverseSqrt, MatrixFunction::Log}) {
-    CHECK(message<SingularError>([&] { eigen.apply(f, 0, v); }) ==
+    CHECK(message_of<SingularError>([&] { eigen.apply(f, 0, v); }) ==
           "kfac::linalg::KroneckerEigen::apply: 'damping' is 0 and an eigenvalue is 0, expected "
           "damping > 0");
     CHECK_THROWS_AS(eigen.quadratic_form(f, 0, v), SingularError);
@@ -271,35 +262,35 @@ TEST_CASE("KroneckerEigen: what it refuses, by name") {
   KroneckerEigen<double> eigen;
   Matrix<double> v = Matrix<double>::Ones(2, 3);
   CHECK(eigen.empty());
-  CHECK(message<StateError>([&] { eigen.to_basis(v); }) ==
+  CHECK(message_of<StateError>([&] { eigen.to_basis(v); }) ==
         "kfac::linalg::KroneckerEigen::to_basis: no eigenbases yet, expected compute before it");
   CHECK_THROWS_AS(eigen.set_grid(v), StateError);
   CHECK_THROWS_AS(eigen.apply(MatrixFunction::Inverse, 1, v), StateError);
 
-  CHECK(message<ShapeError>([&] { eigen.compute(v, v); }) ==
+  CHECK(message_of<ShapeError>([&] { eigen.compute(v, v); }) ==
         "kfac::linalg::KroneckerEigen::compute: 'a' is 2x3, expected a square matrix that is not "
         "empty");
   CHECK_THROWS_AS(eigen.compute(Matrix<double>::Identity(2, 2), v), ShapeError);
   REQUIRE(eigen.compute(Matrix<double>::Identity(3, 3), Matrix<double>::Identity(2, 2)));
 
   Matrix<double> turned = v.transpose();
-  CHECK(message<ShapeError>([&] { eigen.from_basis(turned); }) ==
+  CHECK(message_of<ShapeError>([&] { eigen.from_basis(turned); }) ==
         "kfac::linalg::KroneckerEigen::from_basis: 'v' is 3x2, expected 2x3");
-  CHECK(message<ShapeError>([&] { eigen.set_grid(turned); }) ==
+  CHECK(message_of<ShapeError>([&] { eigen.set_grid(turned); }) ==
         "kfac::linalg::KroneckerEigen::set_grid: 'grid' is 3x2, expected 2x3");
   CHECK_THROWS_AS(eigen.quadratic_form(MatrixFunction::Identity, 0, turned), ShapeError);
-  CHECK(message<ShapeError>([&] { eigen.second_moments(v, v); }) ==
+  CHECK(message_of<ShapeError>([&] { eigen.second_moments(v, v); }) ==
         "kfac::linalg::KroneckerEigen::second_moments: 'inputs' has 2 rows, expected 3");
   CHECK_THROWS_AS(eigen.quadratic_forms(MatrixFunction::Identity, 0, turned, v.leftCols(1)),
                   ShapeError);
 
-  CHECK(message<OptionError>([&] { eigen.apply(MatrixFunction::Inverse, -1, v); }) ==
+  CHECK(message_of<OptionError>([&] { eigen.apply(MatrixFunction::Inverse, -1, v); }) ==
         "kfac::linalg::KroneckerEigen::apply: 'damping' is -1, expected >= 0 and finite");
   CHECK_THROWS_AS(eigen.log_determinant(std::numeric_limits<double>::infinity()), OptionError);
 
   Matrix<double> grid = v;
   grid(1, 2) = -0.5;
-  CHECK(message<ValueError>([&] { eigen.set_grid(grid); }) ==
+  CHECK(message_of<ValueError>([&] { eigen.set_grid(grid); }) ==
         "kfac::linalg::KroneckerEigen::set_grid: 'grid' has an entry -0.5, expected eigenvalues "
         ">= 0");
   grid(1, 2) = std::numeric_limits<double>::quiet_NaN();

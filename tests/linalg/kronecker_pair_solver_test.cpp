@@ -10,6 +10,7 @@
 
 #include "support/catch.hpp"
 #include "support/eigensolver.hpp"
+#include "support/message_of.hpp"
 #include "support/random.hpp"
 
 namespace kfac::test::kronecker_pair_solver_test {
@@ -41,16 +42,6 @@ Matrix<double> product(const Term& first, const Term& second, const Matrix<doubl
 Matrix<double> dense(const Term& first, const Term& second) {
   return kronecker_product<double>(first.a, first.g) +
          kronecker_product<double>(second.a, second.g);
-}
-
-template <class Error, class Body>
-std::string message(Body&& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing";
 }
 
 }  // namespace
@@ -188,7 +179,8 @@ TEST_CASE("KroneckerPairSolver: refuses a singular sum, which damping cures") {
       "kfac::linalg::KroneckerPairSolver: the sum of the two terms is singular to working "
       "precision, expected a positive definite one or damping > 0";
   const auto refused = [&](const Term& first, const Term& second) {
-    const std::string found = message<SingularError>([&] { const Solver solver(first, second); });
+    const std::string found =
+        message_of<SingularError>([&] { const Solver solver(first, second); });
     const Matrix<double> c = Matrix<double>::Ones(first.outputs(), first.inputs());
     const Matrix<double> x = Solver(first, second, 1e-3).solve(c);
     return found == expected && x.allFinite();
@@ -201,7 +193,7 @@ TEST_CASE("KroneckerPairSolver: refuses a singular sum, which damping cures") {
   const Matrix<double> a2 = y * y.transpose();
   CHECK(refused({a1, full.g}, {a2, full.g}));
   const Term none{full.a, Matrix<double>::Zero(3, 3)};  // whose damping is zero too
-  CHECK(message<SingularError>([&] { const Solver solver(none, none, 1e-3); }) == expected);
+  CHECK(message_of<SingularError>([&] { const Solver solver(none, none, 1e-3); }) == expected);
   // Definite sums of the A and of the G, and yet a matrix that both terms send to zero.
   const Matrix<double> e1{{1.0, 0.0}, {0.0, 0.0}};
   const Matrix<double> e2{{0.0, 0.0}, {0.0, 1.0}};
@@ -213,21 +205,21 @@ TEST_CASE("KroneckerPairSolver: refuses a singular sum, which damping cures") {
 TEST_CASE("KroneckerPairSolver: what it refuses, by name") {
   const Matrix<double> two = Matrix<double>::Identity(2, 2);
   const Matrix<double> three = Matrix<double>::Identity(3, 3);
-  CHECK(message<ShapeError>([&] {
+  CHECK(message_of<ShapeError>([&] {
           const Solver solver({two, three}, {two, two});
         }) == "kfac::linalg::KroneckerPairSolver: 'terms.g' is 2x2, expected 3x3");
-  CHECK(message<ShapeError>([&] {
+  CHECK(message_of<ShapeError>([&] {
           const Solver solver({}, {two, two});
         }) ==
         "kfac::linalg::KroneckerPairSolver: 'terms' have an empty factor, expected at least 1x1");
   Matrix<double> bad = two;
   bad(1, 1) = std::numeric_limits<double>::quiet_NaN();
   CHECK_THROWS_AS(Solver({two, three}, {bad, three}), ValueError);
-  CHECK(message<OptionError>([&] {
+  CHECK(message_of<OptionError>([&] {
           const Solver solver({two, three}, {two, three}, -1);
         }) == "kfac::linalg::KroneckerPairSolver: 'damping' is -1, expected >= 0 and finite");
   const Solver solver({two, three}, {two, three});
-  CHECK(message<ShapeError>([&] { solver.solve(two); }) ==
+  CHECK(message_of<ShapeError>([&] { solver.solve(two); }) ==
         "kfac::linalg::KroneckerPairSolver::solve: 'c' is 2x2, expected 3x2");
 }
 

@@ -11,6 +11,7 @@
 
 #include "support/catch.hpp"
 #include "support/eigensolver.hpp"
+#include "support/message_of.hpp"
 #include "support/random.hpp"
 
 namespace kfac::test::kronecker_sum_test {
@@ -64,16 +65,6 @@ Matrix<double> dense(const Terms& terms, const Matrix<double>& mask) {
     for (Index i = 0; i < result.rows(); ++i)
       result(i, j) *= mask.reshaped()(i) * mask.reshaped()(j);
   return result;
-}
-
-template <class Error, class Body>
-std::string message(Body&& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "nothing";
 }
 
 }  // namespace
@@ -272,33 +263,33 @@ TEST_CASE("solve_kronecker_sum: what it refuses, by name") {
   const Matrix<double> two = Matrix<double>::Identity(2, 2);
   const Matrix<double> three = Matrix<double>::Identity(3, 3);
   Matrix<double> mask = Matrix<double>::Ones(2, 3);
-  CHECK(message<ShapeError>([] { const Sum none{Terms{}}; }) ==
+  CHECK(message_of<ShapeError>([] { const Sum none{Terms{}}; }) ==
         "kfac::linalg::KroneckerSum: 'terms' is empty, expected at least one");
-  CHECK(message<ShapeError>([&] {
+  CHECK(message_of<ShapeError>([&] {
           const Sum wrong(Terms{{two, two}}, mask);
         }) == "kfac::linalg::KroneckerSum: 'mask' is 2x3, expected 2x2");
   mask(1, 1) = 0.5;
-  CHECK(message<ValueError>([&] {
+  CHECK(message_of<ValueError>([&] {
           const Sum wrong(Terms{{three, two}}, mask);
         }) == "kfac::linalg::KroneckerSum: 'mask' has an entry 0.5, expected 0 or 1");
 
   const Sum sum(Terms{{three, two}});
-  CHECK(message<ShapeError>([&] { sum.product(two); }) ==
+  CHECK(message_of<ShapeError>([&] { sum.product(two); }) ==
         "kfac::linalg::KroneckerSum::product: 'x' is 2x2, expected 2x3");
-  CHECK(message<ShapeError>([&] { static_cast<void>(sum * Vector<double>::Ones(5)); }) ==
+  CHECK(message_of<ShapeError>([&] { static_cast<void>(sum * Vector<double>::Ones(5)); }) ==
         "kfac::linalg::KroneckerSum::operator*: 'columns' has 5 rows, expected 6");
   const Matrix<double> c = Matrix<double>::Ones(2, 3);
-  CHECK(message<ShapeError>([&] { solve_kronecker_sum<double>(sum, two); }) ==
+  CHECK(message_of<ShapeError>([&] { solve_kronecker_sum<double>(sum, two); }) ==
         "kfac::linalg::solve_kronecker_sum: 'c' is 2x2, expected 2x3");
-  CHECK(message<ShapeError>([&] { solve_kronecker_sum<double>(sum, c, {.initial = two}); }) ==
+  CHECK(message_of<ShapeError>([&] { solve_kronecker_sum<double>(sum, c, {.initial = two}); }) ==
         "kfac::linalg::solve_kronecker_sum: 'initial' is 2x2, expected 2x3");
-  CHECK(message<OptionError>([&] { solve_kronecker_sum<double>(sum, c, {.damping = -1}); }) ==
+  CHECK(message_of<OptionError>([&] { solve_kronecker_sum<double>(sum, c, {.damping = -1}); }) ==
         "kfac::linalg::solve_kronecker_sum: 'damping' is -1, expected >= 0 and finite");
   CHECK_THROWS_AS(solve_kronecker_sum<double>(sum, c, {.max_iterations = -1}), OptionError);
   CHECK_THROWS_AS(solve_kronecker_sum<double>(sum, c, {.tolerance = -1}), OptionError);
   Matrix<double> bad = c;
   bad(1, 0) = std::numeric_limits<double>::quiet_NaN();
-  CHECK(message<ValueError>([&] { solve_kronecker_sum<double>(sum, bad); }) ==
+  CHECK(message_of<ValueError>([&] { solve_kronecker_sum<double>(sum, bad); }) ==
         "kfac::linalg::solve_kronecker_sum: 'c' is nan at (1, 0), expected finite numbers");
   CHECK_THROWS_AS(solve_kronecker_sum<double>(sum, c, {.initial = bad}), ValueError);
 }

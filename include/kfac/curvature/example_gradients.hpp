@@ -36,36 +36,31 @@ class ExampleGradients {
   }
 
   /// The lower triangle of into += weight * sum_n P_n^T M P_n, `columns x columns`, M positive
-  /// semi-definite.
+  /// semi-definite; null is the identity.
   void add_input_moments(const SharedBatch<S>& x, const SharedBatch<S>& g, S weight,
-                         const Matrix<S>& m, Matrix<S>& into) {
+                         const Matrix<S>* m, Matrix<S>& into) {
     for_each_block(
         x, g, nullptr, nullptr, [&](MatrixMap<S> inputs, MatrixMap<S> gradients, Index positions) {
-          if (positions == 1) {
-            add_weighted(inputs, gradients, m, weight, into);
-            return;
-          }
+          if (positions == 1) return add_weighted(inputs, gradients, m, weight, into);
           for_each_gradient(inputs, gradients, positions, [&](const MatrixMap<S>& p) {
+            if (!m) return add_gram(p.transpose(), weight, into);
             MatrixMap<S> half = product_.map(p.rows(), p.cols());
-            half.noalias() = m * p;
+            half.noalias() = *m * p;
             into.template triangularView<Eigen::Lower>() += weight * (p.transpose() * half);
           });
         });
   }
 
-  /// The lower triangle of into += weight * sum_n P_n M P_n^T, `outputs x outputs`, M positive
-  /// semi-definite.
+  /// The lower triangle of into += weight * sum_n P_n M P_n^T, `outputs x outputs`, M likewise.
   void add_output_moments(const SharedBatch<S>& x, const SharedBatch<S>& g, S weight,
-                          const Matrix<S>& m, Matrix<S>& into) {
+                          const Matrix<S>* m, Matrix<S>& into) {
     for_each_block(
         x, g, nullptr, nullptr, [&](MatrixMap<S> inputs, MatrixMap<S> gradients, Index positions) {
-          if (positions == 1) {
-            add_weighted(gradients, inputs, m, weight, into);
-            return;
-          }
+          if (positions == 1) return add_weighted(gradients, inputs, m, weight, into);
           for_each_gradient(inputs, gradients, positions, [&](const MatrixMap<S>& p) {
+            if (!m) return add_gram(p, weight, into);
             MatrixMap<S> half = product_.map(p.rows(), p.cols());
-            half.noalias() = p * m;
+            half.noalias() = p * *m;
             into.template triangularView<Eigen::Lower>() += weight * (half * p.transpose());
           });
         });
@@ -135,13 +130,23 @@ class ExampleGradients {
     }
   }
 
+  /// into += weight * P P^T.
+  template <class Gradient>
+  static void add_gram(const Gradient& p, S weight, Matrix<S>& into) {
+    into.template selfadjointView<Eigen::Lower>().rankUpdate(p, weight);
+  }
+
   /// into += weight * sum_n (b_n^T M b_n) a_n a_n^T, for columns a_n and b_n.
-  void add_weighted(MatrixMap<S> a, const MatrixMap<S>& b, const Matrix<S>& m, S weight,
+  void add_weighted(MatrixMap<S> a, const MatrixMap<S>& b, const Matrix<S>* m, S weight,
                     Matrix<S>& into) {
-    MatrixMap<S> product = product_.map(b.rows(), b.cols());
-    product.noalias() = m * b;
-    for (Index n = 0; n < a.cols(); ++n)
-      a.col(n) *= std::sqrt(std::max(product.col(n).dot(b.col(n)), S(0)));
+    if (m) {
+      MatrixMap<S> product = product_.map(b.rows(), b.cols());
+      product.noalias() = *m * b;
+      for (Index n = 0; n < a.cols(); ++n)
+        a.col(n) *= std::sqrt(std::max(product.col(n).dot(b.col(n)), S(0)));
+    } else {
+      for (Index n = 0; n < a.cols(); ++n) a.col(n) *= b.col(n).norm();
+    }
     into.template selfadjointView<Eigen::Lower>().rankUpdate(a, weight);
   }
 

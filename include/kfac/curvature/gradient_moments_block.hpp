@@ -32,13 +32,15 @@ class GradientMomentsBlock : public SpectralBlock<S> {
         g_(Matrix<S>::Identity(Base::outputs(), Base::outputs())),
         gradients_(Base::has_bias()) {}
 
-  /// Adds sum_n P_n^T M P_n and sum_n P_n M P_n^T, where M is not null.
-  void add(const SharedBatch<S>& input, const SharedBatch<S>& gradient, S weight,
-           const Matrix<S>* for_input, const Matrix<S>* for_output) {
-    if (for_input)
-      gradients_.add_input_moments(input, gradient, weight, *for_input, input_.fresh());
-    if (for_output)
-      gradients_.add_output_moments(input, gradient, weight, *for_output, output_.fresh());
+  /// Adds sum_n P_n^T M P_n; a null M is the identity.
+  void add_input_moment(const SharedBatch<S>& input, const SharedBatch<S>& gradient, S weight,
+                        const Matrix<S>* m = nullptr) {
+    gradients_.add_input_moments(input, gradient, weight, m, input_.fresh());
+  }
+  /// Adds sum_n P_n M P_n^T, likewise.
+  void add_output_moment(const SharedBatch<S>& input, const SharedBatch<S>& gradient, S weight,
+                         const Matrix<S>* m = nullptr) {
+    gradients_.add_output_moments(input, gradient, weight, m, output_.fresh());
   }
   /// The factors as the given multiple of A (x) G, both symmetric.
   void set_factors(const Matrix<S>& a, const Matrix<S>& g, S scale) {

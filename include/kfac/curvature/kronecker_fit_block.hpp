@@ -47,8 +47,8 @@ class KroneckerFitBlock : public GradientMomentsBlock<S> {
 
   void do_add_output_gradient(const SharedBatch<S>& input, const SharedBatch<S>& gradient,
                               S weight) override {
-    Moments::add(input, gradient, weight, side_ == Side::Output ? nullptr : &g_,
-                 side_ == Side::Input ? nullptr : &a_);
+    if (side_ != Side::Output) Moments::add_input_moment(input, gradient, weight, &g_);
+    if (side_ != Side::Input) Moments::add_output_moment(input, gradient, weight, &a_);
   }
   void do_commit(S scale, Index examples) override {
     const S decay = Base::options().factor_decay;

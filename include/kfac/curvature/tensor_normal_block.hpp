@@ -18,9 +18,7 @@ class TensorNormalBlock : public GradientMomentsBlock<S> {
  public:
   /// \throws OptionError
   explicit TensorNormalBlock(BlockOptions<S> options)
-      : Moments("kfac::TensorNormalBlock", std::move(options)),
-        input_identity_(Matrix<S>::Identity(Base::columns(), Base::columns())),
-        output_identity_(Matrix<S>::Identity(Base::outputs(), Base::outputs())) {}
+      : Moments("kfac::TensorNormalBlock", std::move(options)) {}
   std::unique_ptr<Base> clone() const override {
     return std::unique_ptr<Base>(new TensorNormalBlock(*this));
   }
@@ -30,7 +28,8 @@ class TensorNormalBlock : public GradientMomentsBlock<S> {
  private:
   void do_add_output_gradient(const SharedBatch<S>& input, const SharedBatch<S>& gradient,
                               S weight) override {
-    Moments::add(input, gradient, weight, &output_identity_, &input_identity_);
+    Moments::add_input_moment(input, gradient, weight);
+    Moments::add_output_moment(input, gradient, weight);
   }
   void do_commit(S scale, Index examples) override {
     this->input_.commit(examples, Base::options().factor_decay);
@@ -46,8 +45,6 @@ class TensorNormalBlock : public GradientMomentsBlock<S> {
     }
     return pass == 0;
   }
-
-  Matrix<S> input_identity_, output_identity_;
 };
 
 }  // namespace kfac

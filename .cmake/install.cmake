@@ -1,4 +1,4 @@
-# find_package(kfac) after an install: kfac::kfac needs Eigen alone; COMPONENTS io adds kfac::io.
+# find_package(kfac) after an install: kfac::kfac needs Eigen and threads; COMPONENTS io adds kfac::io.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 

@@ -25,6 +25,13 @@ struct Comparison {
   kfac::SgdOptions<float> sgd = {};
   kfac::AdamOptions<float> adam = {};
   kfac::KfacOptions<float> kfac = {};
+  /// The numbers of `kfac` that have flags, at the first step; a flag that is given makes a
+  /// constant of its number.
+  struct KfacNumbers {
+    float damping, momentum, kl_clip;
+    kfac::Index factor_every, inverse_every;
+  };
+  std::optional<KfacNumbers> kfac_numbers = {};
   std::string fisher = "type2";  ///< or "monte-carlo" or "empirical"
 
   kfac::Index batch_size = 64;
@@ -145,7 +152,7 @@ void compare(const Comparison& comparison, const Task<Loss>& task, const Model& 
     Model trained = model;
     kfac::Sgd sgd(trained, comparison.sgd_options());
     compete(
-        "SGD", Colour::Green, sgd.options().learning_rate,
+        "SGD", Colour::Green, sgd.options().learning_rate(0),
         trained, [&](const auto& x, const auto& y) -> const auto& {
           return kfac::train_step(trained, task.loss, sgd, x, y);
         });
@@ -154,7 +161,7 @@ void compare(const Comparison& comparison, const Task<Loss>& task, const Model& 
     Model trained = model;
     kfac::Adam adam(trained, comparison.adam_options());
     compete(
-        "Adam", Colour::Blue, adam.options().learning_rate,
+        "Adam", Colour::Blue, adam.options().learning_rate(0),
         trained, [&](const auto& x, const auto& y) -> const auto& {
           return kfac::train_step(trained, task.loss, adam, x, y);
         });
@@ -163,7 +170,7 @@ void compare(const Comparison& comparison, const Task<Loss>& task, const Model& 
     Model trained = model;
     kfac::KfacOptimizer optimizer(trained, task.loss, comparison.kfac_options());
     compete(
-        "K-FAC", Colour::Vermilion, optimizer.options().learning_rate,
+        "K-FAC", Colour::Vermilion, optimizer.options().learning_rate(0),
         trained, [&](const auto& x, const auto& y) -> const auto& { return optimizer.step(x, y); });
   }
 }

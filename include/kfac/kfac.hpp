@@ -4,12 +4,14 @@
 /// eigensolver takes seconds to compile) and the exact operators in `kfac/curvature/`, the algebra
 /// in `kfac/linalg/`, `kfac/io/*.hpp` (zlib, nlohmann_json) and `kfac/testing/*.hpp`.
 
+#include <kfac/core/schedules.hpp>
 #include <kfac/curvature/curvature_estimator.hpp>
 #include <kfac/curvature/diagonal_block.hpp>
 #include <kfac/curvature/fisher.hpp>
 #include <kfac/curvature/ggn.hpp>
 #include <kfac/curvature/kronecker_block.hpp>
 #include <kfac/curvature/preconditioner.hpp>
+#include <kfac/data/batch_stream.hpp>
 #include <kfac/data/batches.hpp>
 #include <kfac/data/dataset.hpp>
 #include <kfac/data/metrics.hpp>
@@ -31,7 +33,11 @@
 #include <kfac/nn/residual.hpp>
 #include <kfac/nn/sequential.hpp>
 #include <kfac/optim/adam.hpp>
+#include <kfac/optim/callbacks.hpp>
+#include <kfac/optim/fit.hpp>
+#include <kfac/optim/gradient_optimizer.hpp>
 #include <kfac/optim/kfac_optimizer.hpp>
+#include <kfac/optim/rmsprop.hpp>
 #include <kfac/optim/sgd.hpp>
 #include <kfac/optim/train_step.hpp>
 #include <kfac/version.hpp>

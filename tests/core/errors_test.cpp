@@ -84,6 +84,7 @@ TEST_CASE("GradientScale: is the weight, over the examples for a mean", "[core]"
   CHECK(kfac::GradientScale<double>{.weight = 0.5}.factor(8) == 1.0 / 16);
   CHECK(kfac::GradientScale<double>{.reduction = kfac::Reduction::Sum}.factor(8) == 1);
   CHECK(kfac::GradientScale<double>{kfac::Reduction::Sum, 2}.factor(8) == 2);
+  CHECK(kfac::GradientScale<double>{kfac::Reduction::ExampleMean, 2}.factor(8) == 0.25);
 }
 
 TEMPLATE_TEST_CASE("GradientScale: a weight that scales nothing is named", "[core][error]", float,

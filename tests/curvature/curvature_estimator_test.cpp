@@ -40,7 +40,7 @@ TEST_CASE("CurvatureEstimator: data in batches of any sizes give the curvature o
   const std::vector<BlockFactory<double>> kinds{
       block_factory<KroneckerBlock<double>>(), block_factory<EkfacBlock<double>>(),
       block_factory<KroneckerFitBlock<double>>(), block_factory<DiagonalBlock<double>>()};
-  for (const Reduction reduction : {Reduction::Mean, Reduction::Sum})
+  for (const Reduction reduction : {Reduction::Mean, Reduction::Sum, Reduction::ExampleMean})
     for (const FisherType fisher : {FisherType::Type2, FisherType::Empirical})
       for (const auto& kind : kinds) {
         const Mse loss({.reduction = reduction});

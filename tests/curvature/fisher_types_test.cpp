@@ -91,7 +91,7 @@ TEST_CASE("Of one output, curvature propagation is exact with one sample") {
 TEST_CASE("The exact Fisher is that of all labels, each as likely as the model has it") {
   Rng rng(4);
   AnyModel model = tanh_network(rng);
-  for (const Reduction reduction : {Reduction::Mean, Reduction::Sum}) {
+  for (const Reduction reduction : {Reduction::Mean, Reduction::Sum, Reduction::ExampleMean}) {
     const SoftmaxCrossEntropy<double> loss({.reduction = reduction});
     const Task task(model, loss, {4}, 5, rng);
     Ggn at(model, loss, task.x, task.shape);
@@ -115,7 +115,7 @@ TEST_CASE("The exact Fisher is that of all labels, each as likely as the model h
 TEST_CASE("The empirical Fisher's factors are those of the loss's own gradients") {
   Rng rng(5);
   AnyModel model({Linear<double>(4, 3, rng)});
-  for (const Reduction reduction : {Reduction::Mean, Reduction::Sum})
+  for (const Reduction reduction : {Reduction::Mean, Reduction::Sum, Reduction::ExampleMean})
     for (const AnyLoss& loss : all_losses({.reduction = reduction})) {
       const Task task(model, loss, {4}, 6, rng);
       const double r = loss.scale(3, 6);

@@ -145,7 +145,8 @@ TEST_CASE(
           REQUIRE(data.feed(factors, damping));
         }
         FactoredInverse<double> exact;
-        REQUIRE(exact.refresh(data.a_factor, data.g_factor, damping, pi));
+        REQUIRE(exact.refresh(data.a_factor, data.g_factor, damping,
+                              pi ? FactorBalance::Trace : FactorBalance::None));
         Matrix<double> v = normal<double>(4, 6, rng);
         Matrix<double> expected = v;
         factors.apply(v);

@@ -123,7 +123,7 @@ TEST_CASE("KroneckerBlock: damped inverses equal the dense inverse of the damped
                                          v)) < 1e-8);
 
       BlockOptions<double> without_pi = options;
-      without_pi.pi = false;
+      without_pi.pi = FactorBalance::None;
       KroneckerBlock<double> plain(without_pi);
       plain.accumulate(x, g);
       REQUIRE(plain.refresh_inverse(damping));

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cmath>
 
 #include <kfac/curvature/curvature_estimator.hpp>
 #include <kfac/curvature/ekfac_block.hpp>
+#include <kfac/curvature/two_level.hpp>
 #include <kfac/nn/conv.hpp>
 #include <kfac/nn/flatten.hpp>
 
@@ -21,6 +23,24 @@ using Net = DynamicSequential<double>;
 Net tanh_network(Rng& rng) {
   return Net({Linear<double>(4, 5, rng), Tanh<double>{}, Linear<double>(5, 3, rng)});
 }
+
+/// The curvature that a two-level preconditioner has of a batch, in either form.
+struct Coarse {
+  TwoLevel<double> level;
+
+  Coarse(Net& model, CoarseForm form)
+      : level(model.layers(), {},
+              {.space = CoarseSpace::LayerAndBias, .form = form, .decay = 0.95}) {}
+  void update(Net& model, const Matrix<double>& x) {
+    model.forward(x);
+    REQUIRE(level.update(model, SoftmaxCrossEntropy<double>()));
+  }
+  /// Of the batch alone.
+  Matrix<double> exact(Net& model, const Matrix<double>& x) const {
+    const Matrix<double> z = level.basis().dense();
+    return z.transpose() * Ggn(model, SoftmaxCrossEntropy<double>(), x).dense() * z;
+  }
+};
 
 }  // namespace
 
@@ -42,6 +62,45 @@ TEST_CASE("D1: EKFAC rotates by U_G^T P U_A, which is not U_G P U_A^T") {
   }
   CHECK(relative_error(eigen.grid(), right) < 1e-12);
   CHECK(relative_error(eigen.grid(), wrong) > 0.1);
+}
+
+TEST_CASE("D2: the coarse matrix is Z^T F Z, and stays so however often it is updated") {
+  Rng rng(8);
+  Net model = tanh_network(rng);
+  const Matrix<double> x = random_matrix(4, 6, rng);
+  for (const CoarseForm form : {CoarseForm::Additive, CoarseForm::Deflated}) {
+    Coarse coarse(model, form);
+    const Matrix<double> expected = coarse.exact(model, x);
+    for (int update = 0; update < 200; ++update) {
+      coarse.update(model, x);
+      REQUIRE(relative_error(coarse.level.matrix(), expected) < 1e-13);
+      REQUIRE(coarse.level.matrix() == coarse.level.matrix().transpose());
+    }
+    // Off the diagonal it would have grown by a factor of 1 + 0.95 with each.
+    CHECK((expected - Matrix<double>(expected.diagonal().asDiagonal())).norm() >
+          0.1 * expected.norm());
+  }
+}
+
+TEST_CASE("D3: the diagonal of the coarse matrix is averaged once, as is every other entry") {
+  Rng rng(9);
+  Net model = tanh_network(rng);
+  for (const CoarseForm form : {CoarseForm::Additive, CoarseForm::Deflated}) {
+    Coarse coarse(model, form);
+    Matrix<double> average, twice;
+    for (Index k = 1; k <= 8; ++k) {
+      const Matrix<double> x = random_matrix(4, 1 + k, rng);
+      coarse.update(model, x);
+      const Matrix<double> fresh = coarse.exact(model, x);
+      if (k == 1) average = twice = fresh;
+      const double keep = std::min(1 - 1 / static_cast<double>(k), 0.95);
+      average = (keep * average + (1 - keep) * fresh).eval();
+      twice = (keep * twice + (1 - keep) * fresh).eval();
+      twice.diagonal() = keep * twice.diagonal() + (1 - keep) * fresh.diagonal();
+    }
+    CHECK(relative_error(coarse.level.matrix(), average) < 1e-13);
+    CHECK(relative_error(coarse.level.matrix(), twice) > 1e-3);
+  }
 }
 
 TEST_CASE("D10: a 1x1 convolution of one pixel has the linear layer's block, scale and all") {

@@ -1,6 +1,12 @@
+#include <algorithm>
+#include <cmath>
 #include <limits>
+#include <vector>
+
+#include <kfac/curvature/ekfac_block.hpp>
 
 #include "support/catch.hpp"
+#include "support/eigensolver.hpp"
 #include "support/networks.hpp"
 
 namespace kfac::test::preconditioner_test {
@@ -142,7 +148,7 @@ TEST_CASE("Preconditioner: every option changes the result") {
     return relative_error(result(options), reference);
   };
   CHECK(changed([](auto& o) { o.damping = 0.2; }) > 1e-3);
-  CHECK(changed([](auto& o) { o.pi = false; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.pi = FactorBalance::None; }) > 1e-3);
   CHECK(changed([](auto& o) { o.factor_every = 2; }) > 1e-3);
   CHECK(changed([](auto& o) { o.inverse_every = 2; }) > 1e-3);
   CHECK(changed([](auto& o) { o.factor_decay = 0.1; }) > 1e-3);
@@ -240,6 +246,132 @@ TEST_CASE("Preconditioner: a layer that announces nothing keeps its plain gradie
   CHECK(relative_error(model.gradient().head(15), raw.head(15)) > 1e-3);
 }
 
+TEST_CASE("Preconditioner: the decay of the factors may follow a schedule") {
+  Rng rng(12);
+  auto model = network(rng);
+  const auto decay = [](Index step) { return 0.9 - 0.2 * static_cast<double>(step); };
+  Preconditioner preconditioner(model, {.factor_decay = decay});
+  const KroneckerBlock<double>& block = block_of(*preconditioner.layers()[0]);
+  Matrix<double> expected;
+  for (int step = 0; step < 4; ++step) {
+    const Matrix<double> x = random_matrix(4, 7, rng);
+    backward(model, x, random_labels(3, 7, rng));
+    REQUIRE(preconditioner.step().ok());
+    const Matrix<double> fresh = with_ones(x) * with_ones(x).transpose() / 7;
+    const double keep = std::min(1 - 1 / (step + 1.0), decay(step));
+    if (step == 0)
+      expected = fresh;
+    else
+      expected = (keep * expected + (1 - keep) * fresh).eval();
+    CHECK(relative_error(block.input_factor(), expected) < 1e-12);
+  }
+}
+
+TEST_CASE("Preconditioner: a fraction of the batch gives the factors of its first examples") {
+  Rng rng(13);
+  auto model = network(rng);
+  auto twin = model;
+  const Matrix<double> x = random_matrix(4, 9, rng);
+  const Labels y = random_labels(3, 9, rng);
+  const SoftmaxCrossEntropy<double> loss;
+  const auto check = [](Preconditioner<double>& actual, Preconditioner<double>& expected) {
+    for (std::size_t i = 0; i < 2; ++i) {
+      const auto& some = block_of(*actual.layers()[i]);
+      const auto& all = block_of(*expected.layers()[i]);
+      CHECK(relative_error(some.input_factor(), all.input_factor()) < 1e-12);
+      CHECK(relative_error(some.output_gradient_factor(), all.output_gradient_factor()) < 1e-12);
+    }
+  };
+  SECTION("of gradients that come by") {
+    Preconditioner some(model, {.factor_fraction = 0.4}), all(twin, {});
+    backward(model, x, y);
+    backward(twin, x.leftCols(4), y.head(4));  // 3.6, rounded up
+    const Vector<double> raw = model.gradient();
+    REQUIRE(some.step().ok());
+    REQUIRE(all.step().ok());
+    check(some, all);
+    // The gradient is that of the whole batch.
+    Vector<double> expected = raw;
+    Index offset = 0;
+    for (const auto& layer : all.layers()) {
+      const auto& block = block_of(*layer);
+      MatrixMap<double> part(expected.data() + offset, block.outputs(), block.columns());
+      layer->blocks()[0]->precondition(part);
+      offset += part.size();
+    }
+    CHECK(relative_error(model.gradient(), expected) < 1e-12);
+  }
+  SECTION("of every Fisher") {
+    for (const FisherType fisher :
+         {FisherType::Type2, FisherType::MonteCarlo, FisherType::Empirical,
+          FisherType::CurvaturePropagation, FisherType::ForwardOnly}) {
+      CAPTURE(static_cast<int>(fisher));
+      auto some_model = model, all_model = model;
+      KfacOptimizer some(some_model, loss, {.factor_fraction = 0.4, .fisher = fisher});
+      KfacOptimizer all(all_model, loss, {.fisher = fisher});
+      const StepReport<double>& report = some.step(x, y);
+      REQUIRE(report.ok());
+      REQUIRE(all.step(x.leftCols(4), y.head(4)).ok());
+      check(some.preconditioner(), all.preconditioner());
+      CHECK(std::abs(report.loss - loss.value(Matrix<double>(model.forward(x)), y)) < 1e-12);
+    }
+  }
+  SECTION("out of range") {
+    CHECK_THROWS_MATCHES(Preconditioner(model, {.factor_fraction = 0}), OptionError,
+                         Catch::Matchers::Message("kfac::Preconditioner: 'factor_fraction' is 0, "
+                                                  "expected in (0, 1]"));
+    CHECK_THROWS_AS(Preconditioner(model, {.factor_fraction = 1.01}), OptionError);
+  }
+}
+
+TEST_CASE("Preconditioner: EKFAC's second moments have a period of their own") {
+  Rng rng(14);
+  auto model = network(rng);
+  constexpr double kDecay = 0.6;
+  Preconditioner preconditioner(
+      model, {.factor_every = 4, .inverse_every = 4, .moments_every = 2, .factor_decay = kDecay},
+      block_factory<EkfacBlock<double>>());
+  const auto& block = block_of<EkfacBlock<double>>(*preconditioner.layers()[0]);
+  Recorder first;
+  model.layers()[0].hooks->attach(first);
+  Matrix<double> a = block.input_factor(), moments;
+  Index moment_updates = 0;
+  for (int step = 0; step < 12; ++step) {
+    // The basis in use while this step's moments are taken.
+    linalg::KroneckerEigen<double> eigen;
+    if (step > 0) {
+      const auto matrix = block.matrix(0.0);
+      eigen = static_cast<const SpectralMatrix<double>&>(*matrix).eigen();
+    }
+    const Matrix<double> x = random_matrix(4, 7, rng);
+    backward(model, x, random_labels(3, 7, rng));
+    REQUIRE(preconditioner.step().ok());
+    CHECK((block.input_factor() != a) == (step % 4 == 0));
+    a = block.input_factor();
+    Matrix<double> expected_grid;
+    if (step > 0 && step % 2 == 0) {
+      const Matrix<double> fresh = 7 * eigen.second_moments(with_ones(first.input), first.gradient);
+      const double keep = std::min(1 - 1 / static_cast<double>(++moment_updates), kDecay);
+      if (moment_updates == 1)
+        moments = fresh;
+      else
+        moments = (keep * moments + (1 - keep) * fresh).eval();
+      expected_grid = moments;
+    } else if (step > 0) {
+      expected_grid = eigen.grid();
+    }
+    if (step % 4 == 0) {  // a new basis, with the factors' own eigenvalues
+      const Matrix<double> kronecker = dense(block);
+      CHECK(relative_error(block.matrix(0.0)->dense(), kronecker) < 1e-10);
+      moment_updates = 0;
+      continue;
+    }
+    const auto matrix = block.matrix(0.0);
+    const auto& now = static_cast<const SpectralMatrix<double>&>(*matrix).eigen();
+    CHECK(relative_error(now.grid(), expected_grid) < 1e-10);
+  }
+}
+
 TEST_CASE("Preconditioner: options out of range are named") {
   Rng rng(11);
   auto model = network(rng);
@@ -250,6 +382,9 @@ TEST_CASE("Preconditioner: options out of range are named") {
                                                 "expected >= 0 and finite"));
   CHECK_THROWS_AS(make({.factor_every = 0}), OptionError);
   CHECK_THROWS_AS(make({.inverse_every = 0}), OptionError);
+  CHECK_THROWS_AS(make({.moments_every = 0}), OptionError);
+  CHECK_THROWS_AS(make({.decompose_every = 0}), OptionError);
+  CHECK_THROWS_AS(make({.inverse_threads = -1}), OptionError);
   CHECK_THROWS_AS(make({.factor_decay = 1}), OptionError);
   CHECK_THROWS_AS(make({.gradient_scale = {.weight = -1}}), OptionError);
 }

@@ -41,7 +41,8 @@ TEST_CASE("accuracy: counts the largest outputs", "[data]") {
 }
 
 TEMPLATE_TEST_CASE_SIG("dataset_loss: is the loss of all of the data in one batch", "[data][exact]",
-                       ((kfac::Reduction R), R), kfac::Reduction::Mean, kfac::Reduction::Sum) {
+                       ((kfac::Reduction R), R), kfac::Reduction::Mean, kfac::Reduction::Sum,
+                       kfac::Reduction::ExampleMean) {
   auto model = make_model();
   const auto data = labelled_data();
   SECTION("labels") {

@@ -149,7 +149,10 @@ class CurvatureCase {
   std::unique_ptr<Estimator> estimate(const Fisher& fisher, const Sharing& sharing, bool pi) {
     auto estimator = std::make_unique<Estimator>(
         model_, loss_,
-        kfac::EstimatorOptions<double>{.fisher = fisher.type, .sharing = sharing.sharing, .pi = pi},
+        kfac::EstimatorOptions<double>{
+            .fisher = fisher.type,
+            .sharing = sharing.sharing,
+            .pi = pi ? kfac::FactorBalance::Trace : kfac::FactorBalance::None},
         kfac::block_factory<Block>());
     kfac::BatchDetails<Matrix> details{.shape = case_.shape};
     if (fisher.type == FisherType::MonteCarlo) details.samples = samples_;
@@ -177,7 +180,7 @@ class CurvatureCase {
       kfac::FactoredInverse<double> plain;
       check_inverse(precond_name(i, fisher, sharing, "plain"), gradients_[i],
                     [&](double damping, Matrix& v) {
-                      if (!plain.refresh(a, g, damping, false)) return false;
+                      if (!plain.refresh(a, g, damping, kfac::FactorBalance::None)) return false;
                       plain.apply(v);
                       return true;
                     });

@@ -18,7 +18,8 @@ kfac::KfacOptions<double> options_of(const Json& json) {
                                     .damping = json["damping"].get<double>(),
                                     .inverse_every = 1,
                                     .kl_clip = 0};
-  options.pi = json["damping_variant"] == "pi";
+  options.pi =
+      json["damping_variant"] == "pi" ? kfac::FactorBalance::Trace : kfac::FactorBalance::None;
   const std::string fisher = json["fisher"].get<std::string>();
   if (fisher == "empirical")
     options.fisher = kfac::FisherType::Empirical;
@@ -58,7 +59,7 @@ void take_steps(const Case& golden, Comparison& comparison) {
                                                   block.output_gradient_factor()),
           kfac::linalg::kronecker_product<double>(golden.file.matrix<double>(l + "A_running"),
                                                   golden.file.matrix<double>(l + "G_running")));
-      comparison.check(l + "direction", (before[i] - after) / options.learning_rate,
+      comparison.check(l + "direction", (before[i] - after) / options.learning_rate(0),
                        golden.file.matrix<double>(l + "direction"));
       comparison.check(l + "W", after, golden.file.matrix<double>(l + "W"));
     }

@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <limits>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -116,6 +117,7 @@ TEMPLATE_TEST_CASE("safetensors: what is written is read again, bit for bit", "[
   tensors.add_vector("row", matrix.row(1));
   tensors.add_vector("cube", matrix.col(2), {3, 1, 1});
   tensors.add_scalar("scalar", S(0.1));
+  tensors.add_scalar("integer", std::int64_t{-5});
   tensors.add_labels("labels", labels);
   tensors.add_integers("integers", integers, {2, 2});
   tensors.add_matrix("nothing", Matrix<S>(0, 4));
@@ -125,9 +127,9 @@ TEMPLATE_TEST_CASE("safetensors: what is written is read again, bit for bit", "[
   write_safetensors(path, tensors);
 
   const SafeTensors file = read_safetensors(path);
-  CHECK(file.names() == std::vector<std::string>{"batch", "cube", "images", "integers", "labels",
-                                                 "matrix", "nothing", "row", "scalar", "sum",
-                                                 "transposed", "vector", "\xc3\xa9\n\""});
+  CHECK(file.names() == std::vector<std::string>{"batch", "cube", "images", "integer", "integers",
+                                                 "labels", "matrix", "nothing", "row", "scalar",
+                                                 "sum", "transposed", "vector", "\xc3\xa9\n\""});
   CHECK(file.contains("matrix"));
   CHECK_FALSE(file.contains("matri"));
   CHECK(file.element_type("matrix") ==
@@ -153,6 +155,12 @@ TEMPLATE_TEST_CASE("safetensors: what is written is read again, bit for bit", "[
   CHECK(file.shape("scalar").empty());
   CHECK(file.scalar<S>("scalar") == S(0.1));
   CHECK(same<S>(file.vector<S>("scalar"), Vector<S>::Constant(1, S(0.1))));
+  CHECK(file.bytes("scalar").size() == sizeof(S));
+  CHECK(std::memcmp(file.bytes("vector").data(), Vector<S>(matrix.col(1)).data(), 3 * sizeof(S)) ==
+        0);
+  CHECK(file.bytes("nothing").empty());
+  CHECK(file.shape("integer").empty());
+  CHECK(file.integers("integer") == std::vector<std::int64_t>{-5});
   CHECK(file.labels("labels") == labels);
   CHECK(file.shape("integers") == std::vector<Index>{2, 2});
   CHECK(file.integers("integers") == integers);
@@ -342,6 +350,8 @@ TEST_CASE("safetensors: what is wrong with a header is said", "[io][error]") {
       {"{{", not_json},
       {"[]", not_json},
       {"{\xff", not_json},
+      {std::string("{}\0 ", 4),
+       "has a header that is not a JSON object (4 bytes), expected tensors by name"},
       {R"({"t":)" + entry + R"(,"t":)" + entry + "}",
        "has the key 't' twice in its header, expected it once"},
       {R"({"t":{"dtype":"F32","dtype":"F64","shape":[1],"data_offsets":[0,8]}})",
@@ -514,6 +524,18 @@ TEST_CASE("write_safetensors: a failure leaves an earlier file as it was", "[io]
         "kfac::io::write_safetensors: '" + (folder / "taken").string() +
             "' cannot be written: Is a directory");
   CHECK_FALSE(std::filesystem::exists(folder / "taken.partial"));
+
+  // A disk that is full, where there is such a device.
+  std::error_code error;
+  std::filesystem::create_symlink("/dev/full", folder / "file.partial", error);
+  if (!error && std::filesystem::exists("/dev/full")) {
+    CHECK(message_of<FileError>([&] { write_safetensors(folder / "file", {}); }) ==
+          "kfac::io::write_safetensors: '" + (folder / "file").string() +
+              "' cannot be written to its end");
+    CHECK_FALSE(std::filesystem::exists(std::filesystem::symlink_status(folder / "file.partial")));
+    CHECK(read_safetensors(folder / "file").scalar<double>("y") == 2.0);
+  }
+  std::filesystem::remove(folder / "file.partial");
 
   // Opening the partial file fails, so the complete one stays.
   std::filesystem::create_directory(folder / "file.partial");

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -10,6 +11,7 @@
 #include "support/eigensolver.hpp"
 #include "support/message_of.hpp"
 #include "support/random.hpp"
+#include "support/with_state_of.hpp"
 
 namespace kfac::test::kronecker_eigen_test {
 
@@ -33,6 +35,15 @@ struct Case {
 Matrix<double> random_factor(Index size, Index rank, double scale, Rng& rng) {
   const Matrix<double> x = test::normal<double>(size, rank, rng);
   return scale * x * x.transpose();
+}
+
+/// With eigenvalues 1, 1/2, 1/3, ...
+Matrix<double> decaying_factor(Index size, Rng& rng) {
+  linalg::SymmetricEigen<double> basis;
+  REQUIRE(basis.compute(random_factor(size, size, 1.0, rng)));
+  const Vector<double> values =
+      Vector<double>::LinSpaced(size, 1.0, static_cast<double>(size)).cwiseInverse();
+  return basis.vectors * values.asDiagonal() * basis.vectors.transpose();
 }
 
 Case random_case(Rng& rng) {
@@ -297,6 +308,94 @@ TEST_CASE("KroneckerEigen: what it refuses, by name") {
   CHECK_THROWS_AS(eigen.set_grid(grid), ValueError);
   CHECK(eigen.grid() == Matrix<double>::Ones(2, 3));
   CHECK(v == Matrix<double>::Ones(2, 3));
+}
+
+TEST_CASE("KroneckerEigen: tracking follows both factors and the grid, the stale bases do not") {
+  Rng rng(9);
+  // Towards other eigenvectors, which replace the first ones in 50 updates.
+  Matrix<double> a = decaying_factor(16, rng), g = decaying_factor(7, rng);
+  const Matrix<double> to_a = decaying_factor(16, rng), to_g = decaying_factor(7, rng);
+  KroneckerEigen<double> tracked;
+  REQUIRE(tracked.track(a, g));  // computes
+  CHECK(tracked.residual() == 0);
+  const KroneckerEigen<double> stale = tracked;
+  double worst = 0, worst_residual = 0;
+  for (int update = 0; update < 50; ++update) {
+    a = 0.95 * a + 0.05 * to_a;
+    g = 0.95 * g + 0.05 * to_g;
+    REQUIRE(tracked.track(a, g));
+    CHECK(tracked.residual() ==
+          std::max(tracked.input_basis().residual, tracked.output_basis().residual));
+    worst = std::max(worst, error(tracked.dense(), kronecker_product<double>(a, g)));
+    worst_residual = std::max(worst_residual, tracked.residual());
+  }
+  KroneckerEigen<double> exact;
+  REQUIRE(exact.compute(a, g));
+  const double grid_error = error(tracked.eigenvalues(), exact.eigenvalues());
+  KroneckerEigen<double> refilled = stale;  // the stale bases with the best grid for them
+  const Matrix<double>& ua = stale.input_basis().vectors;
+  const Matrix<double>& ug = stale.output_basis().vectors;
+  const Matrix<double> half_a = a * ua;
+  const Matrix<double> half_g = g * ug;
+  const Vector<double> diagonal_a = ua.cwiseProduct(half_a).colwise().sum().transpose();
+  const Vector<double> diagonal_g = ug.cwiseProduct(half_g).colwise().sum().transpose();
+  refilled.set_grid(diagonal_g * diagonal_a.transpose());
+  const double stale_error = error(refilled.dense(), kronecker_product<double>(a, g));
+  const double stale_grid_error = error(refilled.eigenvalues(), exact.eigenvalues());
+  INFO("residual " << worst_residual << ", product wrong by " << worst << " at worst, stale "
+                   << stale_error << "; grid " << grid_error << ", stale " << stale_grid_error);
+  CHECK(worst_residual < 0.1);
+  CHECK(worst < 0.15);
+  CHECK(grid_error < 0.02);
+  CHECK(stale_error > 3 * worst);
+  CHECK(stale_grid_error > 5 * grid_error);
+}
+
+TEST_CASE("KroneckerEigen: tracking keeps what was there when it cannot go on") {
+  Rng rng(10);
+  KroneckerEigen<double> eigen;
+  const Matrix<double> a = random_factor(4, 6, 1.0, rng);
+  const Matrix<double> g = random_factor(3, 6, 1.0, rng);
+  CHECK_THROWS_AS(eigen.track(a, g, 0), OptionError);
+  CHECK(eigen.empty());
+  REQUIRE(eigen.compute(a, g));
+  const KroneckerEigen<double> before = eigen;
+  Matrix<double> bad_a = a, bad_g = g;
+  bad_a(2, 1) = std::numeric_limits<double>::quiet_NaN();
+  bad_g(2, 1) = std::numeric_limits<double>::infinity();
+  CHECK_FALSE(eigen.track(bad_a, g));
+  CHECK_FALSE(eigen.track(2 * a, bad_g));          // A's basis has been followed by then
+  CHECK_FALSE(eigen.track(1e200 * a, 1e200 * g));  // the grid overflows
+  CHECK(message_of<ShapeError>([&] { eigen.track(g, g); }) ==
+        "kfac::linalg::KroneckerEigen::track: 'a' is 3x3, expected 4x4");
+  CHECK(message_of<ShapeError>([&] { eigen.track(a, a); }) ==
+        "kfac::linalg::KroneckerEigen::track: 'g' is 4x4, expected 3x3");
+  CHECK(message_of<OptionError>([&] { eigen.track(a, g, 0); }) ==
+        "kfac::linalg::KroneckerEigen::track: 'iterations' is 0, expected >= 1");
+  CHECK(eigen.grid() == before.grid());
+  CHECK(eigen.input_basis().vectors == before.input_basis().vectors);
+  CHECK(eigen.output_basis().vectors == before.output_basis().vectors);
+}
+
+TEST_CASE("KroneckerEigen: state of bases with a grid, and of none") {
+  Rng rng(11);
+  Case c = random_case(rng);
+  REQUIRE(c.eigen.track(c.a + Matrix<double>::Identity(c.a.rows(), c.a.cols()), c.g));
+  c.eigen.set_grid(normal<double>(c.g.rows(), c.a.rows(), rng).cwiseAbs());
+  const auto visit = [&](KroneckerEigen<double>& object, StateVisitor& visitor) {
+    object.visit_state(visitor, c.a.rows(), c.g.rows());
+  };
+  KroneckerEigen<double> none;
+  const KroneckerEigen<double> copy = with_state_of(c.eigen, none, visit);
+  CHECK(copy.grid() == c.eigen.grid());
+  CHECK(copy.dense() == c.eigen.dense());
+  CHECK(copy.residual() == c.eigen.residual());
+  Matrix<double> v = normal<double>(c.g.rows(), c.a.rows(), rng);
+  Matrix<double> same = v;
+  c.eigen.apply(MatrixFunction::Inverse, 0, v);
+  copy.apply(MatrixFunction::Inverse, 0, same);  // its smallest eigenvalue is known
+  CHECK(same == v);
+  CHECK(with_state_of(none, c.eigen, visit).empty());
 }
 
 }  // namespace kfac::test::kronecker_eigen_test

@@ -40,7 +40,7 @@ double accuracy() {
 
 TEMPLATE_TEST_CASE("BinaryCrossEntropy: passes the battery", "[loss][property]", float, double) {
   using S = TestType;
-  const auto reduction = GENERATE(Reduction::Mean, Reduction::Sum);
+  const auto reduction = GENERATE(Reduction::Mean, Reduction::Sum, Reduction::ExampleMean);
   const auto seed = GENERATE(range(std::uint64_t{0}, std::uint64_t{4}));
   kfac::Rng rng(seed);
   const Index outputs = 1 + rng.below(6);
@@ -68,6 +68,8 @@ TEMPLATE_TEST_CASE("BinaryCrossEntropy: the mean is over all entries, as in PyTo
         Approx(static_cast<double>(sum / 28)).epsilon(accuracy<S>()));
   CHECK(BinaryCrossEntropy<S>({.reduction = Reduction::Sum}).value(f, y) ==
         Approx(static_cast<double>(sum)).epsilon(accuracy<S>()));
+  CHECK(BinaryCrossEntropy<S>({.reduction = Reduction::ExampleMean}).value(f, y) ==
+        Approx(static_cast<double>(sum / 7)).epsilon(accuracy<S>()));
 }
 
 TEMPLATE_TEST_CASE("BinaryCrossEntropy: gradient and Hessian are those of the formulas",

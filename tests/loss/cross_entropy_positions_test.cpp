@@ -35,7 +35,7 @@ Matrix<S> columns(const Matrix<S>& outputs, Index classes) {
 TEMPLATE_TEST_CASE("SoftmaxCrossEntropy of positions: passes the battery", "[loss][property]",
                    float, double) {
   using S = TestType;
-  const auto reduction = GENERATE(Reduction::Mean, Reduction::Sum);
+  const auto reduction = GENERATE(Reduction::Mean, Reduction::Sum, Reduction::ExampleMean);
   const auto seed = GENERATE(range(std::uint64_t{0}, std::uint64_t{4}));
   kfac::Rng rng(seed);
   const Index classes = 2 + rng.below(3);
@@ -83,6 +83,8 @@ TEST_CASE("SoftmaxCrossEntropy of positions: the mean is over the labels of all 
   const SoftmaxCrossEntropy<double> sum({.reduction = Reduction::Sum, .classes = 2});
   CHECK(mean.scale(6, 5) == 1.0 / 15);
   CHECK(sum.scale(6, 5) == 1);
+  CHECK(SoftmaxCrossEntropy<double>({.reduction = Reduction::ExampleMean, .classes = 2})
+            .scale(6, 5) == 1.0 / 5);
   CHECK(SoftmaxCrossEntropy<double>{}.scale(6, 5) == 1.0 / 5);
 }
 

@@ -34,7 +34,7 @@ long double sum_of_squares(const Matrix<S>& f, const Matrix<S>& y) {
 
 TEMPLATE_TEST_CASE("MeanSquaredError: passes the battery", "[loss][property]", float, double) {
   using S = TestType;
-  const auto reduction = GENERATE(Reduction::Mean, Reduction::Sum);
+  const auto reduction = GENERATE(Reduction::Mean, Reduction::Sum, Reduction::ExampleMean);
   const auto seed = GENERATE(range(std::uint64_t{0}, std::uint64_t{4}));
   kfac::Rng rng(seed);
   const Index outputs = 1 + rng.below(6);
@@ -72,6 +72,12 @@ TEST_CASE("MeanSquaredError: a case by hand", "[loss][exact]") {
   CHECK(sum.value(f, y) == 13);
   CHECK(sum.gradient(f, y) == Eigen::Vector2d(-6, 4));
   CHECK(sum.scale(2, 1) == 2);
+
+  const MeanSquaredError<double> example_mean({.reduction = Reduction::ExampleMean});
+  CHECK(example_mean.value(f.replicate(1, 4), y.replicate(1, 4)) == 13);
+  CHECK(example_mean.gradient(f.replicate(1, 4), y.replicate(1, 4)).col(3) ==
+        Eigen::Vector2d(-1.5, 1));
+  CHECK(example_mean.scale(2, 4) == 0.5);
 }
 
 TEST_CASE("MeanSquaredError: an entry of the square root is a unit vector", "[loss][exact]") {

@@ -54,7 +54,7 @@ bool equal_but_for_underflow(const Matrix<S>& a, const Matrix<S>& b) {
 
 TEMPLATE_TEST_CASE("SoftmaxCrossEntropy: passes the battery", "[loss][property]", float, double) {
   using S = TestType;
-  const auto reduction = GENERATE(Reduction::Mean, Reduction::Sum);
+  const auto reduction = GENERATE(Reduction::Mean, Reduction::Sum, Reduction::ExampleMean);
   const auto seed = GENERATE(range(std::uint64_t{0}, std::uint64_t{4}));
   kfac::Rng rng(seed);
   const Index classes = 2 + rng.below(5);

@@ -1,5 +1,7 @@
+#include <kfac/core/schedules.hpp>
 #include <kfac/optim/adam.hpp>
 
+#include "optim/first_order.hpp"
 #include "optim/toy.hpp"
 #include "support/catch.hpp"
 
@@ -12,31 +14,39 @@ using kfac::AdamWOptions;
 using kfac::Index;
 using kfac::StepStatus;
 using kfac::Vector;
+namespace schedules = kfac::schedules;
 
 namespace {
 
 constexpr int kSteps = 7;
 
 /// torch.optim.Adam (or AdamW, `decoupled`), parameter by parameter, as its documentation writes
-/// it.
+/// it; where beta changes, averages are divided by the sum of their weights.
 template <class Options>
 Vector<double> reference(const Options& o, bool decoupled) {
   auto model = toy_network();
   const auto size = static_cast<std::size_t>(model.gradient().size());
   std::vector<double> first_moment(size), second_moment(size);
+  const auto bias = [](const kfac::Schedule<double>& beta, int steps) {
+    double product = 1;
+    for (int step = 0; step < steps; ++step) product *= beta(step);
+    return 1 - product;
+  };
   return reference_run(
       parameters_of(model), kSteps, [&](double parameter, double gradient, Index i, int step) {
+        const double rate = o.learning_rate(step - 1), weight_decay = o.weight_decay(step - 1);
+        const double beta1 = o.beta1(step - 1), beta2 = o.beta2(step - 1);
         double& m = first_moment[static_cast<std::size_t>(i)];
         double& v = second_moment[static_cast<std::size_t>(i)];
         if (decoupled)
-          parameter -= o.learning_rate * o.weight_decay * parameter;
+          parameter -= rate * weight_decay * parameter;
         else
-          gradient += o.weight_decay * parameter;
-        m = o.beta1 * m + (1 - o.beta1) * gradient;
-        v = o.beta2 * v + (1 - o.beta2) * gradient * gradient;
-        const double unbiased_m = m / (1 - std::pow(o.beta1, step));
-        const double unbiased_v = v / (1 - std::pow(o.beta2, step));
-        return parameter - o.learning_rate * unbiased_m / (std::sqrt(unbiased_v) + o.epsilon);
+          gradient += weight_decay * parameter;
+        m = beta1 * m + (1 - beta1) * gradient;
+        v = beta2 * v + (1 - beta2) * gradient * gradient;
+        const double unbiased_m = m / bias(o.beta1, step);
+        const double unbiased_v = v / bias(o.beta2, step);
+        return parameter - rate * unbiased_m / (std::sqrt(unbiased_v) + o.epsilon(step - 1));
       });
 }
 
@@ -56,7 +66,13 @@ void every_option_changes_the_steps(Options base, Vector<double> (*run_with)(con
     base.epsilon = 0.1;
   }
   SECTION("weight decay") {
-    base.weight_decay += 0.3;
+    base.weight_decay = base.weight_decay + 0.3;
+  }
+  SECTION("gradient clipping") {
+    base.gradient_clip = schedules::piecewise(1.0, {{3, 0.0}});
+  }
+  SECTION("a schedule") {
+    base.learning_rate = schedules::inverse_time(0.01, 0.5);
   }
   CHECK(distance(run_with(base), expected) > 1e-4);
 }
@@ -70,6 +86,11 @@ TEST_CASE("Adam: steps are those of torch.optim.Adam", "[optim][exact]") {
       {.learning_rate = 0.1, .beta1 = 0.5, .beta2 = 0.7, .epsilon = 1e-2},
       {.learning_rate = 0.1, .beta1 = 0, .beta2 = 0},
       {.learning_rate = 0.1, .weight_decay = 0.2},
+      {.learning_rate = schedules::linear_warmup(3, 0.1),
+       .beta1 = schedules::exponential(0.9, 0.8),
+       .beta2 = schedules::cosine(0.5, 0.9, 5),
+       .epsilon = schedules::step_decay(0.1, 0.5, 2),
+       .weight_decay = schedules::polynomial(0.2, 0.0, 4)},
   }));
   CHECK(distance(run<Adam<double>>(options, kSteps), reference(options, false)) < 1e-12);
 }
@@ -80,6 +101,11 @@ TEST_CASE("AdamW: steps are those of torch.optim.AdamW", "[optim][exact]") {
       {.learning_rate = 0.1},
       {.learning_rate = 0.1, .beta1 = 0.5, .beta2 = 0.7, .epsilon = 1e-2, .weight_decay = 0},
       {.learning_rate = 0.1, .weight_decay = 0.2},
+      {.learning_rate = schedules::linear_warmup(3, 0.1),
+       .beta1 = schedules::exponential(0.9, 0.8),
+       .beta2 = schedules::cosine(0.5, 0.9, 5),
+       .epsilon = schedules::step_decay(0.1, 0.5, 2),
+       .weight_decay = schedules::polynomial(0.2, 0.0, 4)},
   }));
   CHECK(distance(run<AdamW<double>>(options, kSteps), reference(options, true)) < 1e-12);
 }
@@ -116,7 +142,7 @@ TEST_CASE("Adam: a new learning rate takes effect at once", "[optim]") {
   auto model = toy_network();
   Adam adam(model, {.learning_rate = 0.1});
   adam.set_learning_rate(0.25);
-  CHECK(adam.options().learning_rate == 0.25);
+  CHECK(adam.options().learning_rate(0) == 0.25);
   const Vector<double> before = parameters_of(model);
   model.gradient().setOnes();
   adam.step();
@@ -187,7 +213,7 @@ TEST_CASE("Adam: options out of range are named", "[optim][error]") {
   CHECK_THROWS_WITH(adam({.beta1 = 1}), "kfac::Adam: 'beta1' is 1, expected in [0, 1)");
   CHECK_THROWS_WITH(adam({.beta1 = -0.5}), "kfac::Adam: 'beta1' is -0.5, expected in [0, 1)");
   CHECK_THROWS_WITH(adam({.beta2 = 1}), "kfac::Adam: 'beta2' is 1, expected in [0, 1)");
-  CHECK_THROWS_WITH(adam({.epsilon = 0}), "kfac::Adam: 'epsilon' is 0, expected > 0");
+  CHECK_THROWS_WITH(adam({.epsilon = 0}), "kfac::Adam: 'epsilon' is 0, expected > 0 and finite");
   CHECK_THROWS_WITH(adam({.weight_decay = -1}),
                     "kfac::Adam: 'weight_decay' is -1, expected >= 0 and finite");
 
@@ -199,7 +225,16 @@ TEST_CASE("Adam: options out of range are named", "[optim][error]") {
   Adam optimizer(model, {.learning_rate = 0.1});
   CHECK_THROWS_WITH(optimizer.set_learning_rate(-1),
                     "kfac::Adam: 'learning_rate' is -1, expected > 0 and finite");
-  CHECK(optimizer.options().learning_rate == 0.1);
+  CHECK(optimizer.options().learning_rate(0) == 0.1);
+}
+
+TEST_CASE("Adam: what every first-order optimizer does", "[optim]") {
+  check_first_order<Adam<double>>(AdamOptions<double>{.learning_rate = 0.1}, "kfac::Adam");
+}
+
+TEST_CASE("AdamW: what every first-order optimizer does", "[optim]") {
+  check_first_order<AdamW<double>>(AdamWOptions<double>{.learning_rate = 0.1, .weight_decay = 0},
+                                   "kfac::AdamW");
 }
 
 }  // namespace kfac::test::adam_test

@@ -55,7 +55,7 @@ TEST_CASE("KfacOptimizer: every option changes the result") {
   CHECK(changed([](auto& o) { o.learning_rate = 0.2; }) > 1e-3);
   CHECK(changed([](auto& o) { o.momentum = 0; }) > 1e-3);
   CHECK(changed([](auto& o) { o.damping = 0.1; }) > 1e-3);
-  CHECK(changed([](auto& o) { o.pi = false; }) > 1e-3);
+  CHECK(changed([](auto& o) { o.pi = FactorBalance::None; }) > 1e-3);
   CHECK(changed([](auto& o) { o.factor_every = 2; }) > 1e-3);
   CHECK(changed([](auto& o) { o.inverse_every = 2; }) > 1e-3);
   CHECK(changed([](auto& o) { o.factor_decay = 0.1; }) > 1e-3);
@@ -79,8 +79,8 @@ TEST_CASE(
   for (const FisherType type : {FisherType::Type2, FisherType::MonteCarlo, FisherType::Empirical}) {
     const KfacOptions<double> mean{.damping = 0.02, .inverse_every = 1, .fisher = type};
     KfacOptions<double> sum = mean;
-    sum.damping *= 7;  // the curvature of a sum over 7 examples
-    sum.kl_clip *= 7;  // v is the same and g seven times as long
+    sum.damping = 7 * 0.02;             // the curvature of a sum over 7 examples
+    sum.kl_clip = 7 * mean.kl_clip(0);  // v is the same and g seven times as long
     CHECK(relative_error(trajectory(sum, Reduction::Sum), trajectory(mean)) < 1e-10);
   }
 }
@@ -272,8 +272,14 @@ TEST_CASE("KfacOptimizer: the summary says how each layer is stepped") {
   const SoftmaxCrossEntropy<double> loss;
   const KfacOptimizer optimizer(model, loss);
   CHECK(optimizer.summary() ==
-        "0  Linear  25 parameters  K-FAC: A 5x5, G 5x5\n"
-        "2  Linear  18 parameters  K-FAC: A 6x6, G 3x3\n");
+        "layer  kind    shape    parameters  block  factors       bytes   update  inverse  "
+        "precondition\n"
+        "0      Linear  5x4 + 5  25          K-FAC  A 5x5, G 5x5  1.80 k  25      125      "
+        "250\n"
+        "2      Linear  3x5 + 3  18          K-FAC  A 6x6, G 3x3  1.51 k  22.5    122      "
+        "162\n"
+        "all                     43                               3.31 k  47.5    246      "
+        "412\n");
 }
 
 }  // namespace kfac::test::kfac_optimizer_test

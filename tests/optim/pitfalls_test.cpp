@@ -1,14 +1,12 @@
 #include <cmath>
-#include <functional>
 #include <vector>
 
-#include <kfac/optim/kfac_optimizer.hpp>
-
+#include "optim/dense_objective.hpp"
 #include "support/catch.hpp"
-#include "support/networks.hpp"
 
 // Mistakes that K-FAC optimizers are known to make, by the numbers under which docs/curvature.md
-// lists them. Those of curvature estimates are in tests/curvature/pitfalls_test.cpp.
+// lists them. Those of curvature estimates are in tests/curvature/pitfalls_test.cpp; D5, of options
+// without effect, has kfac_options_test.cpp to itself.
 
 namespace kfac::test::pitfalls_test {
 
@@ -39,32 +37,30 @@ Vector<double> trained(Model model, const Data& data, const KfacOptions<double>&
 
 }  // namespace
 
-TEST_CASE("D5: every option of the optimizer changes the trajectory") {
-  Rng rng(1);
-  const Model model = network(rng);
-  const Data data(rng);
-  const KfacOptions<double> sampled{.fisher = FisherType::MonteCarlo};
-  using Change = std::function<void(KfacOptions<double>&)>;
-  const std::vector<std::pair<const char*, Change>> changes{
-      {"learning_rate", [](auto& o) { o.learning_rate = 0.2; }},
-      {"momentum", [](auto& o) { o.momentum = 0.5; }},
-      {"damping", [](auto& o) { o.damping = 0.1; }},
-      {"pi", [](auto& o) { o.pi = false; }},
-      {"factor_every", [](auto& o) { o.factor_every = 3; }},
-      {"inverse_every", [](auto& o) { o.inverse_every = 2; }},
-      {"factor_decay", [](auto& o) { o.factor_decay = 0.3; }},
-      {"kl_clip", [](auto& o) { o.kl_clip = 1e-4; }},
-      {"weight_decay", [](auto& o) { o.weight_decay = 0.1; }},
-      {"fisher", [](auto& o) { o.fisher = FisherType::Type2; }},
-      {"samples", [](auto& o) { o.samples = 3; }},
-      {"seed", [](auto& o) { o.seed = 7; }}};
-  const Vector<double> before = trained(model, data, sampled);
-  CHECK(trained(model, data, sampled) == before);
-  for (const auto& [name, change] : changes) {
-    INFO(name);
-    KfacOptions<double> changed = sampled;
-    change(changed);
-    CHECK((trained(model, data, changed) - before).norm() > 1e-6);
+TEST_CASE(
+    "D4: with rejection on, steps are judged by their loss, whether the damping is adapted or "
+    "not") {
+  Rng rng(11);
+  for (const Index every : {0, 5}) {
+    Model model = network(rng);
+    KfacOptions<double> options{.learning_rate = 0.05, .momentum = 0};
+    options.damping_adaptation.every = every;
+    options.kl_clip = 0;
+    options.rejection.enabled = true;
+    const MeanSquaredError<double> loss;
+    KfacOptimizer optimizer(model, loss, options);
+    const Data data(rng);
+    for (std::size_t i = 0; i < data.x.size(); ++i) {
+      const Vector<double> before = parameters(model);
+      // Every third step overshoots.
+      optimizer.set_learning_rate(i % 3 == 2 ? 1e3 : 0.05);
+      const auto& report = optimizer.step(data.x[i], data.y[i]);
+      const bool higher = report.new_loss > report.loss;
+      CHECK(std::isfinite(report.new_loss));
+      CHECK(higher == (i % 3 == 2));
+      CHECK(report.rejected == higher);
+      CHECK((parameters(model) == before) == higher);
+    }
   }
 }
 
@@ -81,6 +77,93 @@ TEST_CASE("D5: weight sharing changes the trajectory where weights are shared") 
   };
   CHECK(step(WeightSharing::Expand) == step(WeightSharing::Expand));
   CHECK((step(WeightSharing::Expand) - step(WeightSharing::Reduce)).norm() > 1e-4);
+}
+
+TEST_CASE("D6: weight decay in the quadratic model is of the parameters that decay alone") {
+  constexpr double kDecay = 2;
+  for (const bool masked : {false, true}) {
+    Rng rng(12);
+    Model model = network(rng);
+    KfacOptions<double> options{.learning_rate = 0.3, .momentum = 0};
+    options.damping_adaptation.every = 1;
+    options.kl_clip = 0;
+    options.weight_decay = kDecay;
+    if (masked) options.decays = is_no_bias;
+    const MeanSquaredError<double> loss;
+    KfacOptimizer optimizer(model, loss, options);
+    const Matrix<double> x = random_matrix(3, 6, rng), y = random_matrix(2, 6, rng);
+    const DenseObjective before(model, loss, x, y, kDecay, options.decays);
+    const auto& report = optimizer.step(x, y);
+    const Vector<double> step = parameters(model) - before.theta;
+    CHECK(report.predicted_change == Approx(before.change(step)).epsilon(1e-11));
+    const double biases =
+        kDecay / 2 * (step.squaredNorm() - decay_mask(model, is_no_bias).dot(step.cwiseAbs2()));
+    CHECK(biases > 1e-3 * std::abs(report.predicted_change));  // what a wrong mask would be off by
+  }
+}
+
+TEST_CASE("D7: what is preconditioned is the averaged gradient where that is asked for") {
+  Rng rng(13);
+  Model model = network(rng);
+  KfacOptions<double> options{.learning_rate = 0.2, .momentum = 0.8};
+  options.momentum_type = MomentumType::AveragedGradient;
+  options.inverse_every = 1;
+  options.kl_clip = 0;
+  const MeanSquaredError<double> loss;
+  KfacOptimizer optimizer(model, loss, options);
+  const Data data(rng);
+  Vector<double> sum = Vector<double>::Zero(model.parameter_count());
+  for (std::size_t i = 0; i < 4; ++i) {
+    const DenseObjective before(model, loss, data.x[i], data.y[i]);
+    REQUIRE(optimizer.step(data.x[i], data.y[i]).ok());
+    sum = 0.8 * sum + before.gradient;
+    const double weights = (1 - std::pow(0.8, static_cast<double>(i + 1))) / (1 - 0.8);
+    const Vector<double> step = -0.2 * solve(dense_estimate(optimizer, model, 1e-2), sum / weights);
+    CHECK(relative_error(parameters(model), Vector<double>(before.theta + step)) < 1e-10);
+  }
+}
+
+TEST_CASE("D8: the damping of the quadratic model is of the square of the step, not of v^T g") {
+  constexpr double kDamping = 3;
+  Rng rng(14);
+  Model model = network(rng);
+  KfacOptions<double> options{.momentum = 0};
+  options.adaptive_learning_rate = true;
+  options.damping = kDamping;
+  const MeanSquaredError<double> loss;
+  KfacOptimizer optimizer(model, loss, options);
+  const Matrix<double> x = random_matrix(3, 6, rng), y = random_matrix(2, 6, rng);
+  const DenseObjective before(model, loss, x, y);
+  const auto& report = optimizer.step(x, y);
+  const Vector<double> v = solve(dense_estimate(optimizer, model, kDamping), before.gradient);
+  const double slope = v.dot(before.gradient), curved = v.dot(before.curvature * v);
+  const double rate = slope / (curved + kDamping * v.squaredNorm());
+  CHECK(report.learning_rate == Approx(rate).epsilon(1e-10));
+  CHECK(report.predicted_change == Approx(-rate * slope + rate * rate * curved / 2).epsilon(1e-10));
+}
+
+TEST_CASE("D9: rho is of one batch, before and after the step that was predicted") {
+  Rng rng(15);
+  Model model = network(rng);
+  KfacOptions<double> options{.learning_rate = 0.3};
+  options.damping_adaptation.every = 3;
+  const MeanSquaredError<double> loss;
+  KfacOptimizer optimizer(model, loss, options);
+  const Data data(rng);
+  for (std::size_t i = 0; i < data.x.size(); ++i) {
+    const DenseObjective before(model, loss, data.x[i], data.y[i]);
+    const auto& report = optimizer.step(data.x[i], data.y[i]);
+    REQUIRE(report.ok());
+    if (i % 3 != 2) {
+      CHECK(std::isnan(report.reduction_ratio));
+      continue;
+    }
+    const DenseObjective after(model, loss, data.x[i], data.y[i]);
+    const double predicted = before.change(after.theta - before.theta);
+    CHECK(report.predicted_change == Approx(predicted).epsilon(1e-10));
+    REQUIRE(predicted < 0);
+    CHECK(report.reduction_ratio == Approx((after.value - before.value) / predicted).epsilon(1e-9));
+  }
 }
 
 TEST_CASE("D12: a default-constructed optimizer takes a step with every kind of Fisher") {
@@ -109,7 +192,7 @@ TEST_CASE(
     const KfacOptions<double> mean{
         .learning_rate = 0.3, .damping = 0.05, .kl_clip = 0, .fisher = type};
     KfacOptions<double> sum = mean;
-    sum.damping *= kTargets;  // F and the gradient grow alike, so the rate stays
+    sum.damping = kTargets * 0.05;  // F and the gradient grow alike, so the rate stays
     const MeanSquaredError<double> sum_loss({.reduction = Reduction::Sum});
     CHECK(relative_error(trained(model, data, sum, sum_loss), trained(model, data, mean)) < 1e-9);
   }

@@ -1,5 +1,7 @@
+#include <kfac/core/schedules.hpp>
 #include <kfac/optim/sgd.hpp>
 
+#include "optim/first_order.hpp"
 #include "optim/toy.hpp"
 #include "support/catch.hpp"
 
@@ -10,25 +12,28 @@ using kfac::Sgd;
 using kfac::SgdOptions;
 using kfac::StepStatus;
 using kfac::Vector;
+namespace schedules = kfac::schedules;
 
 namespace {
 
 constexpr int kSteps = 7;
 
-/// torch.optim.SGD, parameter by parameter, as its documentation writes it.
+/// torch.optim.SGD, parameter by parameter, as its documentation writes it, and weight decay apart
+/// from it.
 Vector<double> reference(const SgdOptions<double>& o) {
   auto model = toy_network();
   std::vector<double> momentum_buffer(static_cast<std::size_t>(model.gradient().size()));
-  return reference_run(parameters_of(model), kSteps,
-                       [&](double parameter, double gradient, Index i, int step) {
-                         double& buffer = momentum_buffer[static_cast<std::size_t>(i)];
-                         if (o.weight_decay != 0) gradient += o.weight_decay * parameter;
-                         if (o.momentum != 0) {
-                           buffer = step > 1 ? o.momentum * buffer + gradient : gradient;
-                           gradient = o.nesterov ? gradient + o.momentum * buffer : buffer;
-                         }
-                         return parameter - o.learning_rate * gradient;
-                       });
+  return reference_run(
+      parameters_of(model), kSteps, [&](double parameter, double gradient, Index i, int step) {
+        const double rate = o.learning_rate(step - 1);
+        const double momentum = o.momentum(step - 1);
+        const double weight_decay = o.weight_decay(step - 1);
+        double& buffer = momentum_buffer[static_cast<std::size_t>(i)];
+        if (weight_decay != 0 && !o.decoupled) gradient += weight_decay * parameter;
+        buffer = step > 1 ? momentum * buffer + gradient : gradient;
+        gradient = o.nesterov ? gradient + momentum * buffer : buffer;
+        return parameter - rate * gradient - (o.decoupled ? rate * weight_decay * parameter : 0);
+      });
 }
 
 }  // namespace
@@ -41,6 +46,11 @@ TEST_CASE("Sgd: steps are those of torch.optim.SGD", "[optim][exact]") {
       {.learning_rate = 0.1, .momentum = 0.7, .weight_decay = 0.3},
       {.learning_rate = 0.1, .momentum = 0.9, .nesterov = true},
       {.learning_rate = 0.05, .momentum = 0.8, .nesterov = true, .weight_decay = 0.1},
+      {.learning_rate = 0.1, .momentum = 0.9, .weight_decay = 0.3, .decoupled = true},
+      {.learning_rate = schedules::exponential(0.1, 0.5, 3),
+       .momentum = schedules::polynomial(0.5, 0.9, 5),
+       .nesterov = true,
+       .weight_decay = [](Index step) { return 0.1 * static_cast<double>(step); }},
   }));
   CHECK(distance(run<Sgd<double>>(options, kSteps), reference(options)) < 1e-12);
 }
@@ -61,6 +71,18 @@ TEST_CASE("Sgd: every option changes the steps", "[optim]") {
   SECTION("weight decay") {
     changed.weight_decay = 0.01;
   }
+  SECTION("weight decay apart from the momentum") {
+    changed.weight_decay = 0.1;
+    const Vector<double> coupled = run<Sgd<double>>(changed, kSteps);
+    changed.decoupled = true;
+    CHECK(distance(run<Sgd<double>>(changed, kSteps), coupled) > 1e-4);
+  }
+  SECTION("gradient clipping") {
+    changed.gradient_clip = 0.5;
+  }
+  SECTION("a schedule") {
+    changed.learning_rate = schedules::step_decay(0.1, 0.5, 3);
+  }
   CHECK(distance(run<Sgd<double>>(changed, kSteps), expected) > 1e-4);
 }
 
@@ -77,7 +99,7 @@ TEST_CASE("Sgd: a new learning rate takes effect at once", "[optim]") {
   auto model = toy_network();
   Sgd sgd(model, {.learning_rate = 0.1});
   sgd.set_learning_rate(0.25);
-  CHECK(sgd.options().learning_rate == 0.25);
+  CHECK(sgd.options().learning_rate(0) == 0.25);
   const Vector<double> before = parameters_of(model);
   write_gradient(model, 1);
   sgd.step();
@@ -160,7 +182,44 @@ TEST_CASE("Sgd: options out of range are named", "[optim][error]") {
   Sgd sgd(model, {.learning_rate = 0.1});
   CHECK_THROWS_WITH(sgd.set_learning_rate(-1),
                     "kfac::Sgd: 'learning_rate' is -1, expected > 0 and finite");
-  CHECK(sgd.options().learning_rate == 0.1);
+  CHECK(sgd.options().learning_rate(0) == 0.1);
+}
+
+TEST_CASE("Sgd: what every first-order optimizer does", "[optim]") {
+  check_first_order<Sgd<double>>(SgdOptions<double>{.learning_rate = 0.1, .momentum = 0.9},
+                                 "kfac::Sgd");
+}
+
+TEST_CASE("Sgd: schedules are asked at the steps that were taken", "[optim]") {
+  auto model = toy_network();
+  Sgd sgd(model, {.learning_rate = schedules::piecewise(0.5, {{1, 0.25}}),
+                  .momentum = schedules::piecewise(0.0, {{1, 0.75}})});
+  write_gradient(model, 1);
+  CHECK(sgd.step().learning_rate == 0.5);
+  CHECK(sgd.step().momentum == 0.75);
+  const auto& report = sgd.step();
+  CHECK(report.step == 2);
+  CHECK(report.learning_rate == 0.25);
+}
+
+TEST_CASE("Sgd: decoupled weight decay is not remembered by the momentum", "[optim][exact]") {
+  auto model = toy_network();
+  const Vector<double> before = parameters_of(model);
+  Sgd sgd(model, {.learning_rate = 0.5, .momentum = 0.9, .weight_decay = 0.25, .decoupled = true});
+  model.gradient().setZero();
+  sgd.step();
+  sgd.step();
+  CHECK(distance(parameters_of(model), 0.875 * 0.875 * before) < 1e-15);
+}
+
+TEST_CASE("Sgd: Nesterov's momentum needs momentum at every step", "[optim][error]") {
+  auto model = toy_network();
+  const SgdOptions<double> options{.momentum = schedules::piecewise(0.5, {{1, 0.0}}),
+                                   .nesterov = true};
+  Sgd sgd(model, options);
+  write_gradient(model, 1);
+  sgd.step();
+  CHECK_THROWS_WITH(sgd.step(), "kfac::Sgd: 'momentum' is 0 at step 1, expected > 0 with nesterov");
 }
 
 }  // namespace kfac::test::sgd_test

@@ -1,6 +1,7 @@
 #include <kfac/loss/mean_squared_error.hpp>
 #include <kfac/loss/softmax_cross_entropy.hpp>
 #include <kfac/optim/adam.hpp>
+#include <kfac/optim/rmsprop.hpp>
 #include <kfac/optim/sgd.hpp>
 #include <kfac/optim/train_step.hpp>
 
@@ -57,6 +58,11 @@ TEST_CASE("train_step: is one gradient step on the batch, by hand", "[optim][exa
   CHECK(report.gradient_norm == Approx(gradient.norm()).epsilon(1e-14));
   CHECK(report.step_norm == Approx(0.3 * gradient.norm()).epsilon(1e-14));
   CHECK(report.layer_step_norms.at(0) == report.step_norm);
+  CHECK(report.seconds.forward > 0);
+  CHECK(report.seconds.gradient > 0);
+  CHECK(report.seconds.update > 0);
+  CHECK(report.seconds.total() ==
+        Approx(report.seconds.forward + report.seconds.gradient + report.seconds.update));
   CHECK(distance(parameters_of(model), before - 0.3 * gradient) < 1e-14);
 }
 
@@ -80,6 +86,9 @@ TEST_CASE("train_step: labels are learned with every first-order optimizer", "[o
   }
   SECTION("AdamW") {
     trained(model, kfac::AdamW(model, {.learning_rate = 0.1}));
+  }
+  SECTION("RmsProp") {
+    trained(model, kfac::RmsProp(model, {.learning_rate = 0.02, .momentum = 0.5}));
   }
 }
 

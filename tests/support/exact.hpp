@@ -33,10 +33,10 @@ inline Matrix<double> targets_for(const BinaryCrossEntropy<double>&, Index outpu
   return targets;
 }
 
-/// Calls `body(loss)` with each loss, mean and sum.
+/// Calls `body(loss)` with each loss and reduction.
 template <class Body>
 void for_each_loss(Body&& body) {
-  for (const Reduction reduction : {Reduction::Mean, Reduction::Sum}) {
+  for (const Reduction reduction : {Reduction::Mean, Reduction::Sum, Reduction::ExampleMean}) {
     body(MeanSquaredError<double>({.reduction = reduction}));
     body(SoftmaxCrossEntropy<double>({.reduction = reduction}));
     body(BinaryCrossEntropy<double>({.reduction = reduction}));

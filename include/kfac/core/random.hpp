@@ -91,6 +91,10 @@ class Rng {
         values(row, column) = static_cast<S>(normal());
   }
 
+  /// All there is to it, to be saved and restored.
+  std::array<std::uint64_t, 4>& state() { return state_; }
+  const std::array<std::uint64_t, 4>& state() const { return state_; }
+
  private:
   std::array<std::uint64_t, 4> state_{};
 };

@@ -4,6 +4,7 @@
 
 #include <kfac/core/reduction.hpp>
 #include <kfac/curvature/weight_sharing.hpp>
+#include <kfac/linalg/factor_balance.hpp>
 
 namespace kfac {
 
@@ -16,8 +17,11 @@ struct BlockOptions {
   bool bias = true;   ///< the block is of [W b], and a 1 is appended to every input
   /// Weight of the past in the running averages once there is enough of it, in [0, 1).
   S factor_decay = S(0.95);
-  /// Balances the damping over two factors by their traces, where it is split over them.
-  bool pi = true;
+  /// How damping that is split over two factors is balanced between them.
+  FactorBalance pi = FactorBalance::Trace;
+  /// Refreshes of an eigenbasis from one full decomposition to the next, >= 1; in between the basis
+  /// is tracked by a step of orthogonal iteration, which is several times cheaper.
+  Index decompose_every = 1;
   /// What Kronecker factors do with positions that share the weights.
   WeightSharing sharing = WeightSharing::Expand;
   /// How the loss was reduced whose gradients are given to `KroneckerBlock::accumulate`.
@@ -33,6 +37,7 @@ struct BlockOptions {
     detail::check_option(outputs >= 1, where, "outputs", outputs, ">= 1");
     detail::check_option(factor_decay >= 0 && factor_decay < 1, where, "factor_decay", factor_decay,
                          "in [0, 1)");
+    detail::check_option(decompose_every >= 1, where, "decompose_every", decompose_every, ">= 1");
     gradient_scale.validate(where);
   }
 };

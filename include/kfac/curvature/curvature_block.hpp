@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include <kfac/core/state.hpp>
+#include <kfac/curvature/block_cost.hpp>
 #include <kfac/curvature/block_options.hpp>
 #include <kfac/curvature/curvature_matrix.hpp>
 
@@ -42,6 +44,8 @@ class CurvatureBlock {
   /// Columns of the augmented [W b].
   Index columns() const { return options_.columns(); }
   const std::string& name() const { return options_.name; }
+  /// What it costs in memory and work.
+  virtual BlockCost cost() const = 0;
 
   /// Takes one batch into the running averages: inputs of the map, `inputs x batch`, and gradients
   /// of the loss with respect to its outputs, `outputs x batch` (empirical Fisher; of sampled
@@ -70,6 +74,9 @@ class CurvatureBlock {
 
   // The parts of `accumulate`, for several batches or several vectors an example.
 
+  /// What the coming batches are for: factors, and the second moments of kinds that keep them apart
+  /// (EKFAC). Returns whether this kind wants the batches at all. At first: both.
+  bool collect(bool factors, bool moments) { return do_collect(factors, moments); }
   /// What the map was applied to, `inputs x (positions * batch)`, once a forward pass. `mask` says
   /// which positions are not padding; null: all.
   void add_input(const SharedBatch<S>& input, const PositionMask* mask = nullptr) {
@@ -97,7 +104,7 @@ class CurvatureBlock {
   /// the number of examples of a batch, gives the block the scale of the loss (1 for a mean over
   /// examples). \pre has_fresh_data()
   void commit(S scale) {
-    do_commit(scale, examples_);
+    do_commit(scale, examples_, factor_decay_);
     ++commits_;
     forget_counts();
   }
@@ -107,6 +114,12 @@ class CurvatureBlock {
     forget_counts();
   }
   Index commits() const { return commits_; }
+  /// For schedules. \throws OptionError
+  void set_factor_decay(S decay) {
+    detail::check_option(decay >= 0 && decay < 1, "kfac::CurvatureBlock::set_factor_decay", "decay",
+                         decay, "in [0, 1)");
+    factor_decay_ = decay;
+  }
 
   /// Prepares for the `pass`-th pass over a data set, from 0, and says whether the kind wants one
   /// more; each ends with a commit. Pass 0 forgets all estimates. (K-FAC takes one pass, EKFAC
@@ -122,16 +135,39 @@ class CurvatureBlock {
   /// \throws OptionError for damping that is negative or not finite; StateError before any data;
   ///         SingularError if `damping` is 0 and the block is singular to working precision
   bool refresh_inverse(S damping) {
-    static constexpr const char* kWhere = "kfac::CurvatureBlock::refresh_inverse";
-    check_damping(kWhere, damping);
-    const bool done = do_refresh_inverse(damping);
+    prepare_inverse(damping);
+    const bool done = compute_inverse();
+    if (done) adopt_inverse();
     if (!done && damping == 0)
-      raise<SingularError>(std::string(kWhere) +
-                           ": 'damping' is 0 and a factor is singular, expected damping > 0 "
-                           "(layer '" +
-                           name() + "')");
-    has_inverse_ = has_inverse_ || done;
+      raise<SingularError>(
+          "kfac::CurvatureBlock::refresh_inverse: 'damping' is 0 and a factor is singular, "
+          "expected "
+          "damping > 0 (layer '" +
+          name() + "')");
     return done;
+  }
+  // Its parts, of which the second, where the time goes, may run on another thread while the block
+  // goes on being fed and preconditioning.
+
+  /// Copies what the inverse is made of. \throws OptionError, StateError likewise
+  void prepare_inverse(S damping) {
+    check_damping("kfac::CurvatureBlock::refresh_inverse", damping);
+    do_prepare_inverse(damping);
+  }
+  /// Makes the inverse of what was copied; false if that cannot be done.
+  bool compute_inverse() { return do_compute_inverse(); }
+  /// Puts it to use. \pre compute_inverse() returned true
+  void adopt_inverse() {
+    do_adopt_inverse();
+    has_inverse_ = true;
+  }
+  /// Changes the damping of the inverse in use at next to no cost; false, and nothing happens, for
+  /// kinds that cannot: theirs changes at the next `refresh_inverse`.
+  /// \throws OptionError for damping that is not > 0 or not finite
+  bool set_damping(S damping) {
+    detail::check_option(damping > 0 && std::isfinite(damping), "kfac::CurvatureBlock::set_damping",
+                         "damping", damping, "> 0 and finite");
+    return has_inverse_ && do_set_damping(damping);
   }
   bool has_inverse() const { return has_inverse_; }
 
@@ -167,11 +203,28 @@ class CurvatureBlock {
     bias_gradient = augmented.col(inputs());
   }
 
+  /// Multiplies V, `outputs x columns()`, with the estimate as it is now, without damping, in
+  /// place. \throws ShapeError; StateError before any data
+  void multiply(MatrixRef<S> v) {
+    static constexpr const char* kWhere = "kfac::CurvatureBlock::multiply";
+    detail::check_shape(kWhere, "v", v.rows(), v.cols(), outputs(), columns());
+    check_damping(kWhere, S(0));
+    do_multiply(v);
+  }
+
   /// The estimate as it is now, with that damping.
   /// \throws OptionError, StateError likewise
   std::unique_ptr<CurvatureMatrix<S>> matrix(S damping = S(0)) const {
     check_damping("kfac::CurvatureBlock::matrix", damping);
     return do_matrix(damping);
+  }
+
+  /// Running averages, inverses, and inverses being made. \pre nothing was added since the last
+  /// commit, and no thread is at `compute_inverse`
+  void visit_state(StateVisitor& visitor) {
+    visitor.visit("commits", commits_);
+    visitor.visit("has_inverse", has_inverse_);
+    do_visit_state(visitor);
   }
 
  protected:
@@ -187,12 +240,24 @@ class CurvatureBlock {
                       " block has no forward-only form, expected a K-FAC block (layer '" + name() +
                       "')");
   }
-  virtual void do_commit(S scale, Index examples) = 0;
+  virtual bool do_collect(bool factors, bool moments) {
+    static_cast<void>(moments);
+    return factors;
+  }
+  virtual void do_commit(S scale, Index examples, S decay) = 0;
   virtual void do_discard() = 0;
   virtual bool do_begin_pass(Index pass) = 0;
-  virtual bool do_refresh_inverse(S damping) = 0;
+  virtual void do_prepare_inverse(S damping) = 0;
+  virtual bool do_compute_inverse() = 0;
+  virtual void do_adopt_inverse() = 0;
+  virtual bool do_set_damping(S damping) {
+    static_cast<void>(damping);
+    return false;
+  }
   virtual void do_precondition(MatrixRef<S> v) = 0;
+  virtual void do_multiply(MatrixRef<S> v) { do_matrix(S(0))->multiply(v); }
   virtual std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const = 0;
+  virtual void do_visit_state(StateVisitor& visitor) = 0;
 
   static SharedBatch<S> contiguous(const ConstMatrixRef<S>& values, Buffer<S>& copy) {
     if (values.outerStride() == values.rows() || values.cols() == 1)
@@ -220,6 +285,7 @@ class CurvatureBlock {
   }
 
   BlockOptions<S> options_;
+  S factor_decay_ = options_.factor_decay;
   Index examples_ = 0;
   Index commits_ = 0;
   bool has_gradients_ = false;

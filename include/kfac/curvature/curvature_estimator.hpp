@@ -19,8 +19,8 @@ struct EstimatorOptions {
   std::uint64_t seed = 0;  ///< of those samples, which every pass over the data draws again
   /// What layers do whose weights are shared over positions (tokens, pixels).
   WeightSharing sharing = WeightSharing::Expand;
-  /// Balances the damping over two factors by their traces, where it is split over them.
-  bool pi = true;
+  /// How damping that is split over two factors is balanced between them.
+  FactorBalance pi = FactorBalance::Trace;
 
   /// \throws OptionError
   void validate() const {

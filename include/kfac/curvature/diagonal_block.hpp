@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <utility>
 
 #include <kfac/curvature/curvature_block.hpp>
@@ -52,6 +53,14 @@ class DiagonalBlock : public CurvatureBlock<S> {
   }
   void assign(const Base& other) override { *this = static_cast<const DiagonalBlock&>(other); }
   const char* kind() const override { return "diagonal"; }
+  BlockCost cost() const override {
+    const auto size = static_cast<double>(Base::outputs() * Base::columns());
+    return {.factors = "diagonal of " + std::to_string(Base::outputs() * Base::columns()),
+            .bytes = 5 * size * sizeof(S),
+            .update = size,
+            .inverse = size,
+            .precondition = size};
+  }
 
   bool fresh_is_finite() const override { return moments_.fresh_is_finite(); }
 
@@ -71,8 +80,8 @@ class DiagonalBlock : public CurvatureBlock<S> {
                               S weight) override {
     gradients_.add_squares(input, gradient, weight, nullptr, nullptr, moments_.fresh());
   }
-  void do_commit(S scale, Index examples) override {
-    moments_.commit(examples, Base::options().factor_decay);
+  void do_commit(S scale, Index examples, S decay) override {
+    moments_.commit(examples, decay);
     diagonal_ = scale * moments_.value();
     simplify(diagonal_);
   }
@@ -81,20 +90,41 @@ class DiagonalBlock : public CurvatureBlock<S> {
     if (pass == 0) moments_.reset();
     return pass == 0;
   }
-  bool do_refresh_inverse(S damping) override {
-    if (!(diagonal_.minCoeff() + damping > 0)) return false;
-    inverse_ = (diagonal_.array() + damping).inverse();
-    return inverse_.allFinite();
+  void do_prepare_inverse(S damping) override {
+    next_ = diagonal_;
+    next_damping_ = damping;
   }
-  void do_precondition(MatrixRef<S> v) override { v.array() *= inverse_.array(); }
+  bool do_compute_inverse() override {
+    return next_.minCoeff() + next_damping_ > 0 && next_.allFinite();
+  }
+  void do_adopt_inverse() override {
+    in_use_.swap(next_);
+    damping_ = next_damping_;
+  }
+  bool do_set_damping(S damping) override {
+    damping_ = damping;
+    return true;
+  }
+  void do_precondition(MatrixRef<S> v) override { v.array() /= in_use_.array() + damping_; }
+  void do_multiply(MatrixRef<S> v) override { v.array() *= diagonal_.array(); }
   std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const override {
     return std::make_unique<DiagonalMatrix<S>>(diagonal_, damping);
+  }
+  void do_visit_state(StateVisitor& visitor) override {
+    visitor.in("moments", moments_);
+    visitor.visit("diagonal", diagonal_);
+    visitor.visit_optional("in_use", in_use_, Base::outputs(), Base::columns());
+    visitor.visit_optional("next", next_, Base::outputs(), Base::columns());
+    visitor.visit("damping", damping_);
+    visitor.visit("next_damping", next_damping_);
   }
 
   ExampleGradients<S> gradients_;
   RunningMean<S> moments_;  // of one example's criterion
   Matrix<S> diagonal_;      // with the scale of the loss
-  Matrix<S> inverse_;
+  Matrix<S> in_use_, next_;
+  S damping_ = 0;
+  S next_damping_ = 0;
 };
 
 /// The mean of the diagonal times the identity: the cheapest block with the right scale.

@@ -35,6 +35,12 @@ class EkfacBlock : public SpectralBlock<S> {
   }
   void assign(const Base& other) override { *this = static_cast<const EkfacBlock&>(other); }
   const char* kind() const override { return "EKFAC"; }
+  BlockCost cost() const override {
+    const auto a = static_cast<double>(Base::columns());
+    const auto g = static_cast<double>(Base::outputs());
+    return this->spectral_cost((2 * a * a + 3 * g * g + 3 * a * g) * sizeof(S),
+                               1.5 * (a * a + g * g) + a * g);
+  }
 
   const Matrix<S>& input_factor() const { return factors_.input_factor(); }
   const Matrix<S>& output_gradient_factor() const { return factors_.output_gradient_factor(); }
@@ -44,27 +50,31 @@ class EkfacBlock : public SpectralBlock<S> {
   }
 
  private:
-  /// What a pass over the data feeds.
-  enum class Stage { Both, Factors, Moments };
+  using typename SpectralBlock<S>::BasisFactors;
 
+  bool do_collect(bool factors, bool moments) override {
+    factors_due_ = factors;
+    moments_due_ = moments;
+    return adds_factors() || adds_moments();
+  }
   void do_add_input(const SharedBatch<S>& input, const PositionMask* mask) override {
-    if (stage_ != Stage::Moments) factors_.add_input(input, mask);
+    if (adds_factors()) factors_.add_input(input, mask);
   }
   void do_add_output_gradient(const SharedBatch<S>& input, const SharedBatch<S>& gradient,
                               S weight) override {
-    if (stage_ != Stage::Moments) factors_.add_output_gradient(gradient, weight);
+    if (adds_factors()) factors_.add_output_gradient(gradient, weight);
     if (!adds_moments()) return;
     const linalg::KroneckerEigen<S>& eigen = this->eigen();
     gradients_.add_squares(input, gradient, weight, &eigen.input_basis().vectors,
                            &eigen.output_basis().vectors, moments_.fresh());
   }
-  void do_commit(S scale, Index examples) override {
-    if (stage_ != Stage::Moments) {
-      factors_.commit(scale, examples);
+  void do_commit(S scale, Index examples, S decay) override {
+    if (adds_factors()) {
+      factors_.commit(scale, examples, decay);
       ++factor_commits_;
     }
     if (!adds_moments()) return;
-    moments_.commit(examples, Base::options().factor_decay);
+    moments_.commit(examples, decay);
     grid_ = scale * moments_.value();
     this->eigen().set_grid(grid_);
   }
@@ -75,47 +85,58 @@ class EkfacBlock : public SpectralBlock<S> {
   bool do_begin_pass(Index pass) override {
     if (pass == 0) {
       factors_.reset();
-      stage_ = Stage::Factors;
+      set_pass(true, false);
     } else if (pass == 1) {
       if (!this->eigen().compute(input_factor(), output_gradient_factor()))
         raise<ValueError>("kfac::EkfacBlock::begin_pass: a factor is not finite (layer '" +
                           Base::name() + "')");
+      on_copied_factors();
       on_new_basis();
-      stage_ = Stage::Moments;
+      set_pass(false, true);
     } else {
-      stage_ = Stage::Both;
+      set_pass(true, true);
     }
     return pass < 2;
   }
 
-  bool decompose(linalg::KroneckerEigen<S>& eigen) const override {
-    if (!basis_is_current()) return eigen.compute(input_factor(), output_gradient_factor());
-    eigen = this->eigen();
-    return true;
-  }
-  bool estimate(linalg::KroneckerEigen<S>& eigen) const override {
-    if (this->eigen().empty()) return decompose(eigen);
-    eigen = this->eigen();
-    return true;
-  }
-  void on_new_basis() override {
-    if (basis_is_current()) return;
-    basis_commits_ = factor_commits_;
-    moments_.reset();
-  }
-  /// Whether the factors are those that the basis in use was made of.
-  bool basis_is_current() const {
+  BasisFactors basis_factors() const override { return {input_factor(), output_gradient_factor()}; }
+  bool basis_is_current() const override {
     return !this->eigen().empty() && basis_commits_ == factor_commits_;
   }
-  bool adds_moments() const { return stage_ != Stage::Factors && !this->eigen().empty(); }
+  void on_copied_factors() override { copied_commits_ = factor_commits_; }
+  void on_new_basis() override {
+    basis_commits_ = copied_commits_;
+    moments_.reset();
+  }
+  const linalg::KroneckerEigen<S>* estimate() const override {
+    return this->eigen().empty() ? nullptr : &this->eigen();
+  }
+  void set_pass(bool factors, bool moments) {
+    pass_has_factors_ = factors;
+    pass_has_moments_ = moments;
+  }
+  bool adds_factors() const { return factors_due_ && pass_has_factors_; }
+  bool adds_moments() const { return moments_due_ && pass_has_moments_ && !this->eigen().empty(); }
+
+  void visit_statistics(StateVisitor& visitor) override {
+    visitor.in("factors", factors_);
+    visitor.in("moments", moments_);
+    visitor.visit("factor_commits", factor_commits_);
+    visitor.visit("basis_commits", basis_commits_);
+    visitor.visit("copied_commits", copied_commits_);
+  }
 
   KroneckerFactors<S> factors_;
   ExampleGradients<S> gradients_;
-  RunningMean<S> moments_;  // of one example's criterion, in the basis
-  Matrix<S> grid_;          // the same with the scale of the loss
-  Stage stage_ = Stage::Both;
+  RunningMean<S> moments_;   // of one example's criterion, in the basis
+  Matrix<S> grid_;           // the same with the scale of the loss
+  bool factors_due_ = true;  // in training
+  bool moments_due_ = true;
+  bool pass_has_factors_ = true;  // over a data set
+  bool pass_has_moments_ = true;
   Index factor_commits_ = 0;
-  Index basis_commits_ = -1;
+  Index basis_commits_ = -1;   // at which the basis in use was copied
+  Index copied_commits_ = -1;  // at which that which is being made was
 };
 
 }  // namespace kfac

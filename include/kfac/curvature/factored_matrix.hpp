@@ -6,7 +6,7 @@
 #include <Eigen/Cholesky>
 
 #include <kfac/curvature/curvature_matrix.hpp>
-#include <kfac/linalg/factored_inverse.hpp>
+#include <kfac/linalg/factor_balance.hpp>
 #include <kfac/linalg/kronecker.hpp>
 
 namespace kfac {
@@ -16,11 +16,12 @@ namespace kfac {
 template <RealScalar S>
 class FactoredMatrix : public CurvatureMatrix<S> {
  public:
-  FactoredMatrix(const Matrix<S>& a, const Matrix<S>& g, S damping, bool pi) : a_(a), g_(g) {
+  FactoredMatrix(const Matrix<S>& a, const Matrix<S>& g, S damping, FactorBalance balance)
+      : a_(a), g_(g) {
     const S root = std::sqrt(damping);
-    const S balance = pi ? linalg::trace_balance<S>(a, g) : S(1);
-    a_.diagonal().array() += root * balance;
-    g_.diagonal().array() += root / balance;
+    const S pi = linalg::factor_balance<S>(balance, a, g);
+    a_.diagonal().array() += root * pi;
+    g_.diagonal().array() += root / pi;
     cholesky_a_.compute(a_);
     cholesky_g_.compute(g_);
     singular_ = !regular(cholesky_a_, damping) || !regular(cholesky_g_, damping);

@@ -79,6 +79,15 @@ class FullBlock : public CurvatureBlock<S> {
   }
   void assign(const Base& other) override { *this = static_cast<const FullBlock&>(other); }
   const char* kind() const override { return "full"; }
+  BlockCost cost() const override {
+    const Index rows = Base::outputs() * Base::columns();
+    const auto size = static_cast<double>(rows);
+    return {.factors = detail::square_text("C", rows),
+            .bytes = 5 * size * size * sizeof(S),
+            .update = size * size / 2,
+            .inverse = size * size * size / 2,
+            .precondition = size * size};
+  }
 
   bool fresh_is_finite() const override { return moment_.fresh_is_finite(); }
 
@@ -91,8 +100,8 @@ class FullBlock : public CurvatureBlock<S> {
                               S weight) override {
     gradients_.add_outer_products(input, gradient, weight, moment_.fresh());
   }
-  void do_commit(S scale, Index examples) override {
-    moment_.commit(examples, Base::options().factor_decay);
+  void do_commit(S scale, Index examples, S decay) override {
+    moment_.commit(examples, decay);
     matrix_ = scale * moment_.value();
   }
   void do_discard() override { moment_.discard(); }
@@ -100,31 +109,39 @@ class FullBlock : public CurvatureBlock<S> {
     if (pass == 0) moment_.reset();
     return pass == 0;
   }
-  bool do_refresh_inverse(S damping) override {
-    Matrix<S> damped = matrix_;
-    damped.diagonal().array() += damping;
-    const S ratio = linalg::invert_spd<S>(damped);
-    const S least =
+  void do_prepare_inverse(S damping) override {
+    next_ = matrix_;
+    next_.diagonal().array() += damping;
+    least_ratio_ =
         damping > 0 ? S(0) : static_cast<S>(matrix_.rows()) * std::numeric_limits<S>::epsilon();
-    if (!(ratio > least)) return false;
-    inverse_.swap(damped);
-    return true;
   }
-  void do_precondition(MatrixRef<S> v) override {
+  bool do_compute_inverse() override { return linalg::invert_spd<S>(next_) > least_ratio_; }
+  void do_adopt_inverse() override { inverse_.swap(next_); }
+  void do_precondition(MatrixRef<S> v) override { multiply_stacked(inverse_, v); }
+  void do_multiply(MatrixRef<S> v) override { multiply_stacked(matrix_, v); }
+  void multiply_stacked(const Matrix<S>& matrix, MatrixRef<S> v) {
     VectorMap<S> column(column_.map(v.size(), 1).data(), v.size());
     VectorMap<S> product(product_.map(v.size(), 1).data(), v.size());
     MatrixMap<S>(column.data(), v.rows(), v.cols()) = v;
-    product.noalias() = inverse_ * column;
+    product.noalias() = matrix * column;
     v = MatrixMap<S>(product.data(), v.rows(), v.cols());
   }
   std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const override {
     return std::make_unique<FullMatrix<S>>(matrix_, Base::outputs(), Base::columns(), damping);
   }
+  void do_visit_state(StateVisitor& visitor) override {
+    const Index size = Base::outputs() * Base::columns();
+    visitor.in("moment", moment_);
+    visitor.visit_optional("matrix", matrix_, size, size);
+    visitor.visit_optional("inverse", inverse_, size, size);
+    visitor.visit_optional("next", next_, size, size);
+  }
 
   ExampleGradients<S> gradients_;
   RunningCovariance<S> moment_;  // of one example's criterion
   Matrix<S> matrix_;             // with the scale of the loss
-  Matrix<S> inverse_;
+  Matrix<S> inverse_, next_;
+  S least_ratio_ = 0;  // of pivots, below which `next_` counts as singular
   Buffer<S> column_, product_;
 };
 

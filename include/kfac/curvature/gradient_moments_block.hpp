@@ -19,6 +19,12 @@ class GradientMomentsBlock : public SpectralBlock<S> {
     return input_.fresh_is_finite() && output_.fresh_is_finite();
   }
 
+  BlockCost cost() const override {
+    const auto a = static_cast<double>(Base::columns());
+    const auto g = static_cast<double>(Base::outputs());
+    return this->spectral_cost(3 * (a * a + g * g) * sizeof(S), a * a + g * g);
+  }
+
   /// The factors: A has the trace of its size, G carries the scale.
   const Matrix<S>& input_factor() const { return a_; }
   const Matrix<S>& output_gradient_factor() const { return g_; }
@@ -63,7 +69,17 @@ class GradientMomentsBlock : public SpectralBlock<S> {
     input_.discard();
     output_.discard();
   }
-  bool decompose(linalg::KroneckerEigen<S>& eigen) const override { return eigen.compute(a_, g_); }
+  using typename SpectralBlock<S>::BasisFactors;
+  BasisFactors basis_factors() const override { return {a_, g_}; }
+  void visit_statistics(StateVisitor& visitor) override {
+    visitor.in("input", input_);
+    visitor.in("output", output_);
+    visitor.visit("a", a_);
+    visitor.visit("g", g_);
+    visit_fit(visitor);
+  }
+  /// What a kind keeps besides.
+  virtual void visit_fit(StateVisitor& visitor) { static_cast<void>(visitor); }
 
   Matrix<S> a_, g_;
   ExampleGradients<S> gradients_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include <kfac/curvature/curvature_block.hpp>
@@ -33,12 +34,24 @@ class InverseFreeBlock : public CurvatureBlock<S> {
       : Base("kfac::InverseFreeBlock", std::move(options)),
         factors_(Base::columns(), Base::outputs(),
                  (inverse_options.validate("kfac::InverseFreeBlock"), inverse_options),
-                 Base::options().pi) {}
+                 Base::options().pi != FactorBalance::None) {}
   std::unique_ptr<Base> clone() const override {
     return std::unique_ptr<Base>(new InverseFreeBlock(*this));
   }
   void assign(const Base& other) override { *this = static_cast<const InverseFreeBlock&>(other); }
   const char* kind() const override { return "inverse-free K-FAC"; }
+  BlockCost cost() const override {
+    const auto a = static_cast<double>(input_root().entries());
+    const auto g = static_cast<double>(output_root().entries());
+    const auto columns = static_cast<double>(Base::columns());
+    const auto outputs = static_cast<double>(Base::outputs());
+    return {.factors = "K of " + std::to_string(input_root().entries()) + ", C of " +
+                       std::to_string(output_root().entries()) + " entries",
+            .bytes = 7 * (a + g) * sizeof(S),
+            .update = 1.5 * (a + g),
+            .inverse = 2 * (a * columns + g * outputs),
+            .precondition = 2 * (a * outputs + g * columns)};
+  }
 
   /// K, `columns() x columns()`, with K K^T near the inverse of the damped A.
   const linalg::StructuredMatrix<S>& input_root() const { return factors_.input().root(); }
@@ -65,8 +78,11 @@ class InverseFreeBlock : public CurvatureBlock<S> {
     add(factors_.output(), detail::factor_gradient(Base::options().sharing, gradient, scratch_),
         weight);
   }
-  void do_add_output_identity() override { factors_.output().add_identity(identity_weight_); }
-  void do_commit(S scale, Index examples) override {
+  void do_add_output_identity() override {
+    factors_.output().add_identity(identity_weight_);
+    identity_weight_ = 0;
+  }
+  void do_commit(S scale, Index examples, S) override {
     factors_.input().commit(S(1) / static_cast<S>(input_columns_));
     factors_.output().commit(scale / static_cast<S>(examples));
     forget_counts();
@@ -80,10 +96,18 @@ class InverseFreeBlock : public CurvatureBlock<S> {
     if (pass == 0) factors_.reset();
     return pass == 0;
   }
-  bool do_refresh_inverse(S damping) override { return factors_.update(damping); }
+  // A step of K and C is a few products: there is nothing to leave to another thread.
+  void do_prepare_inverse(S damping) override { updated_ = factors_.update(damping); }
+  bool do_compute_inverse() override { return updated_; }
+  void do_adopt_inverse() override {}
   void do_precondition(MatrixRef<S> v) override { factors_.apply(v); }
   std::unique_ptr<CurvatureMatrix<S>> do_matrix(S) const override {
     return std::make_unique<InverseFreeMatrix<S>>(input_root().dense(), output_root().dense());
+  }
+
+  void do_visit_state(StateVisitor& visitor) override {
+    visitor.in("factors", factors_);
+    visitor.visit("updated", updated_);
   }
 
   /// Adds the columns of a batch to a root, below which a 1 is appended where the root has a row
@@ -108,6 +132,7 @@ class InverseFreeBlock : public CurvatureBlock<S> {
   }
 
   InverseFreeFactors<S> factors_;
+  bool updated_ = false;
   Index input_columns_ = 0;
   S identity_weight_ = 0;  // as in `FactorInput`
   Buffer<S> columns_, scratch_;

@@ -116,6 +116,14 @@ class InverseFreeRoot {
   }
   void prepare() { root_.projected_gram(gram_); }
 
+  void visit_state(StateVisitor& visitor) {
+    visitor.in("root", root_);
+    visitor.in("momentum", momentum_);
+    visitor.in("pending", pending_);
+    visitor.visit("pending_trace", pending_trace_);
+    visitor.visit("commits", commits_);
+  }
+
   /// The candidate of a step with m <- momentum m + fresh_weight (moment_weight H + damping K^T K -
   /// I), K <- K (I - rate m). False if it is not finite. \pre prepare()
   bool propose(const InverseFreeOptions<S>& options, S momentum, S moment_weight, S damping) {
@@ -233,6 +241,12 @@ class InverseFreeFactors {
     input_.reset();
     output_.reset();
     started_ = false;
+  }
+
+  void visit_state(StateVisitor& visitor) {
+    visitor.in("k", input_);
+    visitor.in("c", output_);
+    visitor.visit("started", started_);
   }
 
  private:

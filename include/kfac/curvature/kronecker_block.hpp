@@ -33,16 +33,31 @@ class KroneckerBlock : public KroneckerFactorsBlock<S, CurvatureBlock<S>> {
   }
   void assign(const Base& other) override { *this = static_cast<const KroneckerBlock&>(other); }
   const char* kind() const override { return "K-FAC"; }
+  BlockCost cost() const override {
+    BlockCost cost = Factors::factor_cost();
+    const auto a = static_cast<double>(Base::columns());
+    const auto g = static_cast<double>(Base::outputs());
+    cost.bytes += 2 * (a * a + g * g) * sizeof(S);
+    cost.inverse = (a * a * a + g * g * g) / 2;
+    return cost;
+  }
 
  private:
-  bool do_refresh_inverse(S damping) override {
-    return inverse_.refresh(Factors::input_factor(), Factors::output_gradient_factor(), damping,
-                            Base::options().pi);
+  void do_prepare_inverse(S damping) override {
+    inverse_.prepare(Factors::input_factor(), Factors::output_gradient_factor(), damping,
+                     Base::options().pi);
   }
+  bool do_compute_inverse() override { return inverse_.compute(); }
+  void do_adopt_inverse() override { inverse_.adopt(); }
   void do_precondition(MatrixRef<S> v) override { inverse_.apply(v); }
   std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const override {
     return std::make_unique<FactoredMatrix<S>>(
         Factors::input_factor(), Factors::output_gradient_factor(), damping, Base::options().pi);
+  }
+
+  void do_visit_state(StateVisitor& visitor) override {
+    Factors::visit_factors(visitor);
+    visitor.in("inverse", inverse_, Base::columns(), Base::outputs());
   }
 
   FactoredInverse<S> inverse_;

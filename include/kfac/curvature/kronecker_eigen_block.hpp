@@ -29,11 +29,17 @@ class KroneckerEigenBlock : public KroneckerFactorsBlock<S, SpectralBlock<S>> {
     *this = static_cast<const KroneckerEigenBlock&>(other);
   }
   const char* kind() const override { return "K-FAC (eigenbasis)"; }
+  BlockCost cost() const override {
+    const BlockCost factors = Factors::factor_cost();
+    return this->spectral_cost(factors.bytes, factors.update);
+  }
 
  private:
-  bool decompose(linalg::KroneckerEigen<S>& eigen) const override {
-    return eigen.compute(Factors::input_factor(), Factors::output_gradient_factor());
+  using typename SpectralBlock<S>::BasisFactors;
+  BasisFactors basis_factors() const override {
+    return {Factors::input_factor(), Factors::output_gradient_factor()};
   }
+  void visit_statistics(StateVisitor& visitor) override { Factors::visit_factors(visitor); }
 };
 
 }  // namespace kfac

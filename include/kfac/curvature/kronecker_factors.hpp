@@ -19,7 +19,6 @@ class KroneckerFactors {
       : input_(options.inputs, options.bias),
         output_gradient_(options.outputs, false),
         output_factor_(Matrix<S>::Zero(options.outputs, options.outputs)),
-        decay_(options.factor_decay),
         sharing_(options.sharing) {}
 
   /// What the map was applied to, `inputs x (positions * batch)`, once a forward pass. `mask` says
@@ -37,17 +36,21 @@ class KroneckerFactors {
     output_gradient_.add(detail::factor_gradient(sharing_, gradient, scratch_), weight);
   }
   /// G as a multiple of the identity, as if the criterion's Hessian were that with respect to the
-  /// layer's own outputs (forward-only curvature), for all inputs added since the last commit.
-  void add_output_identity() { output_gradient_.add_identity(identity_weight_); }
+  /// layer's own outputs (forward-only curvature), for the inputs added since the last commit or
+  /// call.
+  void add_output_identity() {
+    output_gradient_.add_identity(identity_weight_);
+    identity_weight_ = 0;
+  }
 
   bool fresh_is_finite() const {
     return input_.fresh_is_finite() && output_gradient_.fresh_is_finite();
   }
   /// Takes what was added for that many examples into the running averages; `scale` is the loss's
-  /// reduction factor times the number of examples in a batch.
-  void commit(S scale, Index examples) {
-    input_.commit(columns_, decay_);
-    output_gradient_.commit(examples, decay_);
+  /// reduction factor times the number of examples in a batch, `decay` the weight of the past.
+  void commit(S scale, Index examples, S decay) {
+    input_.commit(columns_, decay);
+    output_gradient_.commit(examples, decay);
     output_factor_ = scale * output_gradient_.value();
     forget_counts();
   }
@@ -70,6 +73,12 @@ class KroneckerFactors {
   /// G, `outputs x outputs`, which carries the scale of the loss.
   const Matrix<S>& output_gradient_factor() const { return output_factor_; }
 
+  void visit_state(StateVisitor& visitor) {
+    visitor.in("a", input_);
+    visitor.in("g", output_gradient_);
+    visitor.visit("g.scaled", output_factor_);
+  }
+
  private:
   void forget_counts() {
     columns_ = 0;
@@ -79,7 +88,6 @@ class KroneckerFactors {
   RunningCovariance<S> input_;
   RunningCovariance<S> output_gradient_;  // of the criterion of one example
   Matrix<S> output_factor_;               // the same with the scale of the loss
-  S decay_;
   WeightSharing sharing_;
   Index columns_ = 0;
   S identity_weight_ = 0;  // as in `FactorInput`

@@ -23,6 +23,21 @@ class KroneckerFactorsBlock : public Base {
   KroneckerFactorsBlock(const char* where, BlockOptions<S> options)
       : Base(where, std::move(options)), factors_(Base::options()) {}
 
+  void visit_factors(StateVisitor& visitor) { visitor.in("factors", factors_); }
+
+  /// Without what a kind adds for its inverse.
+  BlockCost factor_cost() const {
+    const auto a = static_cast<double>(this->columns());
+    const auto g = static_cast<double>(this->outputs());
+    BlockCost cost;
+    cost.factors = detail::square_text("A", this->columns()) + ", " +
+                   detail::square_text("G", this->outputs());
+    cost.bytes = (2 * a * a + 3 * g * g) * sizeof(S);
+    cost.update = (a * a + g * g) / 2;
+    cost.precondition = a * g * (a + g);
+    return cost;
+  }
+
  private:
   void do_add_input(const SharedBatch<S>& input, const PositionMask* mask) override {
     factors_.add_input(input, mask);
@@ -32,14 +47,23 @@ class KroneckerFactorsBlock : public Base {
     factors_.add_output_gradient(gradient, weight);
   }
   void do_add_output_identity() override { factors_.add_output_identity(); }
-  void do_commit(S scale, Index examples) override { factors_.commit(scale, examples); }
+  void do_commit(S scale, Index examples, S decay) override {
+    factors_.commit(scale, examples, decay);
+  }
   void do_discard() override { factors_.discard(); }
   bool do_begin_pass(Index pass) override {
     if (pass == 0) factors_.reset();
     return pass == 0;
   }
 
+  void do_multiply(MatrixRef<S> v) override {
+    MatrixMap<S> half = half_.map(v.rows(), v.cols());
+    half.noalias() = output_gradient_factor() * v;
+    v.noalias() = half * input_factor();
+  }
+
   KroneckerFactors<S> factors_;
+  Buffer<S> half_;
 };
 
 }  // namespace kfac

@@ -40,6 +40,11 @@ class KroneckerFitBlock : public GradientMomentsBlock<S> {
   }
   void assign(const Base& other) override { *this = static_cast<const KroneckerFitBlock&>(other); }
   const char* kind() const override { return "KFOC"; }
+  BlockCost cost() const override {
+    BlockCost cost = Moments::cost();
+    cost.bytes += static_cast<double>(a_.size() + g_.size()) * sizeof(S);
+    return cost;
+  }
 
  private:
   /// Which factor's moment the next commit fits.
@@ -50,8 +55,7 @@ class KroneckerFitBlock : public GradientMomentsBlock<S> {
     if (side_ != Side::Output) Moments::add_input_moment(input, gradient, weight, &g_);
     if (side_ != Side::Input) Moments::add_output_moment(input, gradient, weight, &a_);
   }
-  void do_commit(S scale, Index examples) override {
-    const S decay = Base::options().factor_decay;
+  void do_commit(S scale, Index examples, S decay) override {
     if (side_ != Side::Output) this->input_.commit(examples, decay);
     if (side_ != Side::Input) this->output_.commit(examples, decay);
     // a_ and g_ have norm 1 but at the start, so the fit's norm is that of the newest moment.
@@ -90,6 +94,15 @@ class KroneckerFitBlock : public GradientMomentsBlock<S> {
   }
   bool in_fit_ended(Index pass) const {
     return pass > 0 && (pass >= max_passes_ || converged_ || !(size_ > 0));
+  }
+
+  void visit_fit(StateVisitor& visitor) override {
+    auto side = static_cast<int>(side_);
+    visitor.visit("side", side);
+    side_ = static_cast<Side>(side);
+    visitor.visit("direction_a", a_);
+    visitor.visit("direction_g", g_);
+    visitor.visit("size", size_);
   }
 
   Matrix<S> a_, g_;  // the fit's direction, norms 1

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <utility>
@@ -19,6 +21,9 @@ struct Collection {
   };
   What what = What::Nothing;
   S weight = 1;
+  S fraction = 1;       ///< of each batch: its first examples, at least one
+  bool factors = true;  ///< for factors
+  bool moments = true;  ///< for second moments, of kinds that keep them apart
 };
 
 /// The curvature blocks of one layer (one per group), fed by what the layer announces.
@@ -43,7 +48,15 @@ class LayerCurvature : public Observer<S> {
   Blocks& blocks() { return blocks_; }
   const Blocks& blocks() const { return blocks_; }
 
-  void collect(const Collection<S>& collection) { collection_ = collection; }
+  /// Returns whether there is a use for what the network announces then.
+  bool collect(const Collection<S>& collection) {
+    collection_ = collection;
+    bool wanted = false;
+    for (const auto& block : blocks_)
+      wanted = block->collect(collection.factors, collection.moments) || wanted;
+    if (!wanted) collection_.what = Collection<S>::What::Nothing;
+    return collection_.what != Collection<S>::What::Nothing;
+  }
   /// Which positions of the coming batches are real; null: all. It concerns layers that share their
   /// weights over positions only.
   void set_mask(const PositionMask* mask) { mask_ = mask; }
@@ -71,8 +84,9 @@ class LayerCurvature : public Observer<S> {
     if (collection_.what == Collection<S>::What::Nothing) return;
     add_input();
     const S weight = weight_of(gradient);
+    const SharedBatch<S> part = part_of(gradient);
     const SharedBatch<S> unpadded =
-        masks(gradient) ? detail::zeroed_padding(gradient, *mask_, padded_) : gradient;
+        used_mask_ ? detail::zeroed_padding(part, *used_mask_, padded_) : part;
     for_each_group([&](Block& block, Index group) {
       block.add_output_gradient(input_.features(group * block.inputs(), block.inputs()),
                                 unpadded.features(group * block.outputs(), block.outputs()),
@@ -95,6 +109,7 @@ class LayerCurvature : public Observer<S> {
 
   /// Takes the inputs of the last forward pass alone (forward-only curvature).
   void add_forward_only() {
+    if (!collection_.factors) return;
     add_input();
     for_each_group([](Block& block, Index) { block.add_output_identity(); });
   }
@@ -124,20 +139,46 @@ class LayerCurvature : public Observer<S> {
     return wanted;
   }
 
+  void set_factor_decay(S decay) {
+    for (const auto& block : blocks_) block->set_factor_decay(decay);
+  }
+
   bool refresh_inverse(S damping) {
     for (const auto& block : blocks_)
       if (!block->refresh_inverse(damping)) return false;
     return true;
   }
+  // Its parts, as the blocks'.
+  void prepare_inverse(S damping) {
+    for (const auto& block : blocks_) block->prepare_inverse(damping);
+  }
+  bool compute_inverse() {
+    for (const auto& block : blocks_)
+      if (!block->compute_inverse()) return false;
+    return true;
+  }
+  void adopt_inverse() {
+    for (const auto& block : blocks_) block->adopt_inverse();
+  }
+  /// Whether all blocks can.
+  bool set_damping(S damping) {
+    for (const auto& block : blocks_)
+      if (!block->set_damping(damping)) return false;
+    return true;
+  }
 
   /// Multiplies the layer's gradient with the damped inverse, in place.
   void precondition() {
-    S* data = layer_.gradient.data();
-    for (const auto& block : blocks_) {
-      MatrixMap<S> gradient(data, block->outputs(), block->columns());
-      block->precondition(gradient);
-      data += gradient.size();
-    }
+    for_each_part(layer_.gradient,
+                  [](Block& block, MatrixRef<S> part) { block.precondition(part); });
+  }
+  /// Multiplies a vector of the layer's parameters with the undamped curvature, in place.
+  void multiply(VectorMap<S> v) {
+    for_each_part(v, [](Block& block, MatrixRef<S> part) { block.multiply(part); });
+  }
+
+  void visit_state(StateVisitor& visitor) {
+    for_each_group([&](Block& block, Index group) { visitor.in(std::to_string(group), block); });
   }
 
  private:
@@ -171,15 +212,40 @@ class LayerCurvature : public Observer<S> {
       body(*blocks_[group], static_cast<Index>(group));
   }
 
-  bool masks(const SharedBatch<S>& batch) const { return mask_ && batch.positions() > 1; }
+  /// Calls body(block, its part of a vector of the layer's parameters).
+  template <class Body>
+  void for_each_part(VectorMap<S> flat, Body&& body) {
+    S* data = flat.data();
+    for (const auto& block : blocks_) {
+      MatrixMap<S> part(data, block->outputs(), block->columns());
+      body(*block, part);
+      data += part.size();
+    }
+  }
+
+  /// The examples of a batch that count.
+  Index part_of(Index examples) const {
+    const auto count = std::ceil(collection_.fraction * static_cast<S>(examples));
+    return std::clamp<Index>(static_cast<Index>(count), 1, examples);
+  }
+  SharedBatch<S> part_of(const SharedBatch<S>& batch) const {
+    return batch.examples(0, part_of(batch.batch()));
+  }
+  PositionMask part_of(const PositionMask& mask) const {
+    return mask.leftCols(part_of(mask.cols()));
+  }
 
   /// Once a forward pass.
   void add_input() {
     if (!has_input_) return;
-    const PositionMask* mask = masks(input_) ? mask_ : nullptr;
-    if (mask) detail::check_mask("kfac::LayerCurvature", *mask, input_);
+    used_mask_ = nullptr;
+    if (mask_ && input_.positions() > 1) {
+      detail::check_mask("kfac::LayerCurvature", *mask_, input_);
+      used_mask_ = collection_.fraction < 1 ? &(mask_part_ = part_of(*mask_)) : mask_;
+    }
+    input_ = part_of(input_);
     for_each_group([&](Block& block, Index group) {
-      block.add_input(input_.features(group * block.inputs(), block.inputs()), mask);
+      block.add_input(input_.features(group * block.inputs(), block.inputs()), used_mask_);
     });
     has_input_ = false;
   }
@@ -196,6 +262,8 @@ class LayerCurvature : public Observer<S> {
   Blocks blocks_;
   Collection<S> collection_;
   const PositionMask* mask_ = nullptr;
+  const PositionMask* used_mask_ = nullptr;  // the part of it that fits `input_`, once taken
+  PositionMask mask_part_;
   SharedBatch<S> input_;
   bool has_input_ = false;
   bool seen_gradient_ = false;

@@ -1,12 +1,15 @@
 #pragma once
 
+#include <chrono>
 #include <cmath>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <kfac/curvature/layer_curvature.hpp>
+#include <kfac/curvature/inverse_updates.hpp>
+#include <kfac/curvature/layer_group.hpp>
 #include <kfac/curvature/step_status.hpp>
 
 namespace kfac {
@@ -15,26 +18,60 @@ template <RealScalar S>
 struct PreconditionerOptions {
   /// Added to the curvature of the loss before it is inverted, in its units; >= 0, and 0 only where
   /// no factor is singular. The commonest thing to tune, over powers of ten.
-  S damping = S(1e-2);
-  /// Balances the damping over the two factors by their traces, where it is split (K-FAC).
-  /// \source Martens and Grosse 2015, section 6.3
-  bool pi = true;
-  Index factor_every = 1;    ///< steps between updates of the running averages; >= 1
-  Index inverse_every = 10;  ///< steps between inverses; >= 1. More is cheaper and staler.
-  S factor_decay = S(0.95);  ///< weight of the past in the running averages, in [0, 1)
+  Schedule<S> damping = S(1e-2);
+  /// How damping is balanced over two factors, where it is split over them (K-FAC).
+  FactorBalance pi = FactorBalance::Trace;
+  Schedule<Index> factor_every = 1;  ///< steps between updates of the running averages; >= 1
+  Schedule<Index> inverse_every =
+      10;                             ///< steps between inverses; >= 1. More is cheaper and staler.
+  Schedule<Index> moments_every = 1;  ///< steps between updates of EKFAC's second moments; >= 1
+  Schedule<S> factor_decay = S(0.95);  ///< weight of the past in the running averages, in [0, 1)
+  /// Of each batch, the part that goes into the running averages, in (0, 1].
+  Schedule<S> factor_fraction = S(1);
+  /// Inverses from one full decomposition to the next of kinds that have an eigenbasis, >= 1; in
+  /// between the basis is tracked by a step of orthogonal iteration.
+  Index decompose_every = 1;
+  bool stagger_inverses = false;  ///< spread over the steps of a period, a few layers each
+  /// Threads that make the inverses while steps go on with those there are; 0: none. Inverses are
+  /// then one period staler at most.
+  Index inverse_threads = 0;
+  /// With threads: whether a run gives the same numbers each time, because new inverses wait for
+  /// the end of their period. Else they are used as soon as they are ready.
+  bool deterministic = true;
   /// What layers do whose weights are shared over positions (tokens, pixels).
   WeightSharing sharing = WeightSharing::Expand;
   /// How the loss was reduced whose gradients come by.
   GradientScale<S> gradient_scale = {};
+  std::vector<LayerGroup<S>> groups = {};  ///< layers for which something is different
 
+  /// Constants and what schedules give at step 0. \throws OptionError
   void validate(const char* where) const {
-    detail::check_option(damping >= 0 && std::isfinite(damping), where, "damping", damping,
-                         ">= 0 and finite");
-    detail::check_option(factor_every >= 1, where, "factor_every", factor_every, ">= 1");
-    detail::check_option(inverse_every >= 1, where, "inverse_every", inverse_every, ">= 1");
-    detail::check_option(factor_decay >= 0 && factor_decay < 1, where, "factor_decay", factor_decay,
-                         "in [0, 1)");
+    at(where, 0);
+    detail::check_option(decompose_every >= 1, where, "decompose_every", decompose_every, ">= 1");
+    InverseUpdateOptions{stagger_inverses, inverse_threads, deterministic}.validate(where);
     gradient_scale.validate(where);
+    for (const LayerGroup<S>& group : groups) group.validate(where);
+  }
+
+  struct Values {
+    S damping;
+    Index factor_every, inverse_every, moments_every;
+    S factor_decay, factor_fraction;
+  };
+  /// What the options are at a step. \throws OptionError for a value out of its range
+  Values at(const char* where, Index step) const {
+    const auto period = [&](const Schedule<Index>& schedule, const char* field) {
+      return detail::scheduled(
+          schedule, step, where, field, [](Index value) { return value >= 1; }, ">= 1");
+    };
+    return {detail::scheduled_non_negative(damping, step, where, "damping"),
+            period(factor_every, "factor_every"),
+            period(inverse_every, "inverse_every"),
+            period(moments_every, "moments_every"),
+            detail::scheduled_decay(factor_decay, step, where, "factor_decay"),
+            detail::scheduled(
+                factor_fraction, step, where, "factor_fraction",
+                [](S value) { return value > 0 && value <= 1; }, "in (0, 1]")};
   }
 };
 
@@ -42,6 +79,7 @@ struct PreconditionerOptions {
 struct PreconditionerReport {
   StepStatus status = StepStatus::Ok;
   std::string layer;
+  double inverse_seconds = 0;  ///< spent on inverses by this thread
 
   bool ok() const { return status == StepStatus::Ok; }
 };
@@ -68,23 +106,37 @@ class Preconditioner {
   template <class Model>
   explicit Preconditioner(Model& model, PreconditionerOptions<typename Model::Scalar> options = {},
                           const BlockFactory<S>& blocks = block_factory<KroneckerBlock<S>>())
-      : options_(options), gradient_(model.gradient()) {
-    options_.validate("kfac::Preconditioner");
+      : options_((options.validate(kWhere), std::move(options))),
+        values_(options_.at(kWhere, 0)),
+        gradient_(model.gradient()) {
     BlockOptions<S> prototype;
-    prototype.factor_decay = options_.factor_decay;
+    prototype.factor_decay = values_.factor_decay;
     prototype.pi = options_.pi;
+    prototype.decompose_every = options_.decompose_every;
     prototype.sharing = options_.sharing;
     prototype.gradient_scale = options_.gradient_scale;
-    for (const LayerView<S>& layer : model.layers())
-      if (auto curvature = Layer::make(layer, prototype, blocks))
-        layers_.push_back(std::move(curvature));
+    for (const LayerView<S>& layer : model.layers()) {
+      const LayerGroup<S>* group = group_of(layer, options_.groups);
+      if (group && !group->precondition) continue;
+      const bool has_own_kind = group && group->blocks;
+      auto curvature = Layer::make(layer, prototype, has_own_kind ? group->blocks : blocks);
+      if (!curvature) continue;
+      layers_.push_back(std::move(curvature));
+      groups_.push_back(group);
+    }
+    damping_scales_.assign(layers_.size(), S(1));
+    inverses_ = std::make_unique<InverseUpdates<S>>(
+        layers_.size(), InverseUpdateOptions{options_.stagger_inverses, options_.inverse_threads,
+                                             options_.deterministic});
+    begin_step();
     collect_loss_gradients();
   }
 
   /// Preconditions the gradient of the backward pass before it, in place; updates running averages
   /// and inverses when they are due. If the report is not ok, the gradient is as it was.
   /// \throws StateError without a backward pass since the last step; SingularError if the damping
-  ///         is 0 and a factor is singular, with everything as it was
+  ///         is 0 and a factor is singular, with everything as it was; OptionError if a schedule
+  ///         gives a value out of its range, which may be for the step after this one
   const PreconditionerReport& step() {
     for (const auto& layer : layers_)
       if (!layer->take_seen_gradient())
@@ -98,20 +150,23 @@ class Preconditioner {
       report_.status = StepStatus::NonFiniteGradient;
       return report_;
     }
-    update(options_.damping, [](Layer& layer) { layer.commit(); });
+    begin_step();
+    update(values_.damping, [](Layer& layer) { layer.commit(); });
     if (!report_.ok()) return report_;
     for (const auto& layer : layers_) layer->precondition();
     advance();
+    begin_step();
     collect_loss_gradients();
     return report_;
   }
 
-  /// Takes effect at the next inverse.
+  /// Instead of the damping, or its schedule, in the options. It takes effect at the next step for
+  /// kinds with an eigenbasis or a diagonal, and at the next inverse for others. \throws
+  /// OptionError
   void set_damping(S damping) {
-    PreconditionerOptions<S> changed = options_;
-    changed.damping = damping;
-    changed.validate("kfac::Preconditioner::set_damping");
-    options_ = changed;
+    detail::scheduled_non_negative(Schedule<S>(damping), 0, "kfac::Preconditioner::set_damping",
+                                   "damping");
+    options_.damping = damping;
   }
 
   const PreconditionerOptions<S>& options() const { return options_; }
@@ -124,11 +179,39 @@ class Preconditioner {
   /// The layers that have curvature.
   const std::vector<std::unique_ptr<Layer>>& layers() const { return layers_; }
 
+  /// Everything that steps change, for a run to be resumed.
+  void visit_state(StateVisitor& visitor) {
+    visitor.visit("steps", steps_);
+    visitor.visit("factors_due", factors_due_);
+    visitor.visit("moments_due", moments_due_);
+    visitor.in("inverses", *inverses_);
+    for (const auto& layer : layers_) visitor.in("layer " + layer->layer().name, *layer);
+    if (visitor.overwrites()) {
+      begin_step();
+      collect_loss_gradients();
+    }
+  }
+
   // What `KfacOptimizer` drives a step with, one by one.
 
-  bool factor_due() const { return steps_ % options_.factor_every == 0; }
-  void collect(const Collection<S>& collection) {
-    for (const auto& layer : layers_) layer->collect(collection);
+  /// Evaluates the schedules. \throws OptionError
+  void begin_step() {
+    values_ = options_.at(kWhere, steps_);
+    for (std::size_t i = 0; i < layers_.size(); ++i)
+      if (groups_[i]) damping_scales_[i] = groups_[i]->scales_at(kWhere, steps_).first;
+  }
+  const typename PreconditionerOptions<S>::Values& values() const { return values_; }
+  bool factor_due() const { return steps_ >= factors_due_; }
+  /// Whether it is time for second moments, of kinds that keep them apart.
+  bool moments_due() const { return steps_ >= moments_due_; }
+  /// Of what is due. Returns whether any layer has a use for it.
+  bool collect(Collection<S> collection) {
+    collection.factors = factor_due();
+    collection.moments = moments_due();
+    if (!collection.factors && !collection.moments) collection.what = Collection<S>::What::Nothing;
+    bool wanted = false;
+    for (const auto& layer : layers_) wanted = layer->collect(collection) || wanted;
+    return wanted;
   }
   void add_forward_only() {
     for (const auto& layer : layers_) layer->add_forward_only();
@@ -139,25 +222,41 @@ class Preconditioner {
     update(damping, [scale](Layer& layer) { layer.commit(scale); });
     return report_;
   }
+  /// Changes the damping of all inverses, which for some kinds are made anew, from the running
+  /// averages as they are; false, and the report says why, if one cannot be made.
+  bool redamp(S damping) {
+    report_ = {};
+    fail_at(inverses_->redamp(layers_, [&](std::size_t i) { return damping_of(i, damping); }));
+    return report_.ok();
+  }
+  const PreconditionerReport& report() const { return report_; }
   void precondition() {
     for (const auto& layer : layers_) layer->precondition();
   }
   void discard() {
     for (const auto& layer : layers_) layer->discard();
   }
-  void advance() { ++steps_; }
+  void advance() {
+    if (factor_due()) factors_due_ = steps_ + values_.factor_every;
+    if (moments_due()) moments_due_ = steps_ + values_.moments_every;
+    ++steps_;
+  }
 
  private:
+  static constexpr const char* kWhere = "kfac::Preconditioner";
+
   void collect_loss_gradients() {
-    using What = typename Collection<S>::What;
-    collect({factor_due() ? What::LossGradients : What::Nothing, S(1)});
+    collect({Collection<S>::What::LossGradients, S(1), values_.factor_fraction});
   }
+
+  S damping_of(std::size_t layer, S damping) const { return damping_scales_[layer] * damping; }
 
   template <class Commit>
   void update(S damping, Commit commit) {
 #if defined(__cpp_exceptions)
     if (damping == 0) {
       // Only without damping can an inverse fail by the caller's mistake.
+      inverses_->wait();  // for the blocks to be copied
       before_.resize(layers_.size());
       for (std::size_t i = 0; i < layers_.size(); ++i) remember(*layers_[i], before_[i]);
       try {
@@ -185,30 +284,43 @@ class Preconditioner {
 
   template <class Commit>
   void commit_and_invert(S damping, Commit commit) {
-    if (factor_due()) {
-      for (const auto& layer : layers_)
-        if (!layer->fresh_is_finite()) {
-          report_ = {StepStatus::NonFiniteFactor, layer->layer().name};
-          discard();
-          return;
-        }
-      for (const auto& layer : layers_)
-        if (layer->has_fresh_data()) commit(*layer);
-    }
-    if (steps_ % options_.inverse_every != 0) return;
     for (const auto& layer : layers_)
-      if (!layer->refresh_inverse(damping)) {
-        report_ = {StepStatus::FactorizationFailed, layer->layer().name};
+      if (!layer->fresh_is_finite()) {
+        report_ = {StepStatus::NonFiniteFactor, layer->layer().name};
+        discard();
         return;
       }
+    for (const auto& layer : layers_) {
+      layer->set_factor_decay(values_.factor_decay);
+      if (layer->has_fresh_data()) commit(*layer);
+    }
+    const auto started = std::chrono::steady_clock::now();
+    fail_at(inverses_->update(layers_, steps_, values_.inverse_every,
+                              [&](std::size_t i) { return damping_of(i, damping); }));
+    if (damping > 0)
+      for (std::size_t i = 0; i < layers_.size(); ++i)
+        layers_[i]->set_damping(damping_of(i, damping));
+    report_.inverse_seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  }
+
+  void fail_at(const Layer* layer) {
+    if (layer) report_ = {StepStatus::FactorizationFailed, layer->layer().name};
   }
 
   PreconditionerOptions<S> options_;
+  typename PreconditionerOptions<S>::Values values_;  // of this step
   VectorMap<S> gradient_;
   std::vector<std::unique_ptr<Layer>> layers_;
+  std::vector<const LayerGroup<S>*> groups_;  // of each of these, or null
+  std::vector<S> damping_scales_;
+  std::unique_ptr<InverseUpdates<S>>
+      inverses_;                                // last, for its threads to end before the layers do
   std::vector<typename Layer::Blocks> before_;  // a step without damping, if it fails
   PreconditionerReport report_;
   Index steps_ = 0;
+  Index factors_due_ = 0;
+  Index moments_due_ = 0;
 };
 
 template <class Model>

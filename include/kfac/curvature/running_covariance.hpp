@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include <kfac/core/state.hpp>
 #include <kfac/linalg/spd_inverse.hpp>
 #include <kfac/nn/shared_batch.hpp>
 
@@ -70,6 +71,11 @@ class RunningCovariance {
 
   const Matrix<S>& value() const { return value_; }
   Index commits() const { return commits_; }
+
+  void visit_state(StateVisitor& visitor) {
+    visitor.visit("commits", commits_);
+    visitor.visit("value", value_);
+  }
 
  private:
   /// Walks memory in order, whichever way the columns are stored.

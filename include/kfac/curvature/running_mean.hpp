@@ -32,6 +32,11 @@ class RunningMean {
   const Matrix<S>& value() const { return value_; }
   Index commits() const { return commits_; }
 
+  void visit_state(StateVisitor& visitor) {
+    visitor.visit("commits", commits_);
+    visitor.visit("value", value_);
+  }
+
  private:
   Matrix<S> fresh_, value_;
   Index commits_ = 0;

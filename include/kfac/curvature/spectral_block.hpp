@@ -9,7 +9,8 @@
 namespace kfac {
 
 /// What blocks that are diagonal in a Kronecker eigenbasis share: the inverse is damped exactly, as
-/// (C + damping I)^-1. `Derived` kinds say what the basis and its eigenvalues are.
+/// (C + damping I)^-1, and its damping can change without a new decomposition. Kinds say what the
+/// basis and its eigenvalues are.
 template <RealScalar S>
 class SpectralBlock : public CurvatureBlock<S> {
   using Base = CurvatureBlock<S>;
@@ -22,37 +23,105 @@ class SpectralBlock : public CurvatureBlock<S> {
   linalg::KroneckerEigen<S>& eigen() { return eigen_; }
   const linalg::KroneckerEigen<S>& eigen() const { return eigen_; }
 
- private:
-  /// Decomposes the estimate as it is now. Returns false, leaving `eigen` as it was, if that fails.
-  virtual bool decompose(linalg::KroneckerEigen<S>& eigen) const = 0;
-  /// The same for `matrix`, where a kind has its estimate in the basis in use.
-  virtual bool estimate(linalg::KroneckerEigen<S>& eigen) const { return decompose(eigen); }
+  /// What the basis is made of: A, `columns() x columns()`, and G, `outputs() x outputs()`.
+  struct BasisFactors {
+    const Matrix<S>& a;
+    const Matrix<S>& g;
+  };
+  /// `cost` of a kind with statistics of that many bytes and work to take in an example.
+  BlockCost spectral_cost(double bytes, double update) const {
+    const auto a = static_cast<double>(Base::columns());
+    const auto g = static_cast<double>(Base::outputs());
+    BlockCost cost;
+    cost.factors = detail::square_text("A", Base::columns()) + ", " +
+                   detail::square_text("G", Base::outputs());
+    cost.bytes = bytes + (3 * (a * a + g * g) + 2 * a * g) * sizeof(S);
+    cost.update = update;
+    cost.inverse = 9 * (a * a * a + g * g * g);
+    cost.precondition = 2 * a * g * (a + g);
+    return cost;
+  }
 
-  bool do_refresh_inverse(S damping) override {
-    if (!decompose(next_)) return false;
-    if (damping == 0 && SpectralMatrix<S>(next_, damping).singular()) return false;
+ private:
+  virtual BasisFactors basis_factors() const = 0;
+  /// Whether the basis in use is that of the factors as they are.
+  virtual bool basis_is_current() const { return false; }
+  /// After `basis_factors()` were copied, and after the basis made of the copies came into use.
+  virtual void on_copied_factors() {}
+  virtual void on_new_basis() {}
+  /// The estimate for `matrix`, where a kind has one in the basis in use.
+  virtual const linalg::KroneckerEigen<S>* estimate() const { return nullptr; }
+  virtual void visit_statistics(StateVisitor& visitor) = 0;
+
+  void do_prepare_inverse(S damping) override {
+    next_damping_ = damping;
+    makes_basis_ = !basis_is_current();
+    if (!makes_basis_) return;
+    next_a_ = basis_factors().a;
+    next_g_ = basis_factors().g;
+    tracks_ = !eigen_.empty() && refreshes_ % Base::options().decompose_every != 0;
+    if (tracks_) next_ = eigen_;
+    ++refreshes_;
+    on_copied_factors();
+  }
+  bool do_compute_inverse() override {
+    if (makes_basis_ &&
+        !(tracks_ ? next_.track(next_a_, next_g_) : next_.compute(next_a_, next_g_)))
+      return false;
+    if (next_damping_ > 0) return true;
+    return !SpectralMatrix<S>(makes_basis_ ? next_ : eigen_, S(0)).singular();
+  }
+  void do_adopt_inverse() override {
+    damping_ = next_damping_;
+    if (!makes_basis_) return;
     std::swap(eigen_, next_);
-    damping_ = damping;
     on_new_basis();
+  }
+  bool do_set_damping(S damping) override {
+    damping_ = damping;
     return true;
   }
-  /// After `eigen()` was replaced.
-  virtual void on_new_basis() {}
 
   void do_precondition(MatrixRef<S> v) override {
     eigen_.apply(linalg::MatrixFunction::Inverse, damping_, v, product_);
   }
+  void do_multiply(MatrixRef<S> v) override {
+    if (const linalg::KroneckerEigen<S>* eigen = estimate()) {
+      eigen->apply(linalg::MatrixFunction::Identity, S(0), v, product_);
+      return;
+    }
+    MatrixMap<S> half = product_.map(v.rows(), v.cols());
+    half.noalias() = basis_factors().g * v;
+    v.noalias() = half * basis_factors().a;
+  }
   std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const override {
+    if (const linalg::KroneckerEigen<S>* eigen = estimate())
+      return std::make_unique<SpectralMatrix<S>>(*eigen, damping);
     linalg::KroneckerEigen<S> eigen;
-    if (!estimate(eigen))
+    if (!eigen.compute(basis_factors().a, basis_factors().g))
       raise<ValueError>("kfac::CurvatureBlock::matrix: the estimate is not finite (layer '" +
                         Base::name() + "')");
     return std::make_unique<SpectralMatrix<S>>(std::move(eigen), damping);
   }
+  void do_visit_state(StateVisitor& visitor) override {
+    visit_statistics(visitor);
+    visitor.visit("damping", damping_);
+    visitor.visit("next_damping", next_damping_);
+    visitor.visit("makes_basis", makes_basis_);
+    visitor.visit("tracks", tracks_);
+    visitor.visit("refreshes", refreshes_);
+    visitor.in("eigen", eigen_, Base::columns(), Base::outputs());
+    visitor.in("next", next_, Base::columns(), Base::outputs());
+  }
 
   linalg::KroneckerEigen<S> eigen_;
   linalg::KroneckerEigen<S> next_;  // a failed refresh must leave the basis in use alone
+  Matrix<S> next_a_, next_g_;       // what `next_` is made of
   S damping_ = 0;
+  S next_damping_ = 0;
+  bool makes_basis_ = true;
+  bool tracks_ = false;
+  Index refreshes_ = 0;
   Buffer<S> product_;
 };
 

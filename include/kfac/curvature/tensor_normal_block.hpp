@@ -31,9 +31,9 @@ class TensorNormalBlock : public GradientMomentsBlock<S> {
     Moments::add_input_moment(input, gradient, weight);
     Moments::add_output_moment(input, gradient, weight);
   }
-  void do_commit(S scale, Index examples) override {
-    this->input_.commit(examples, Base::options().factor_decay);
-    this->output_.commit(examples, Base::options().factor_decay);
+  void do_commit(S scale, Index examples, S decay) override {
+    this->input_.commit(examples, decay);
+    this->output_.commit(examples, decay);
     const S trace = this->input_.value().trace();
     Moments::set_factors(this->input_.value(), this->output_.value(),
                          trace > 0 ? scale / trace : S(0));

@@ -16,6 +16,42 @@ struct Batch {
   Eigen::Map<const Targets> targets;
 };
 
+namespace detail {
+
+/// The memory of one batch, into which examples are gathered.
+template <RealScalar S, class Targets>
+class BatchMemory {
+ public:
+  BatchMemory(const Dataset<S, Targets>& data, Index largest) {
+    inputs_.resize(data.inputs.rows(), largest);
+    if constexpr (std::same_as<Targets, Labels>)
+      targets_.resize(largest);
+    else
+      targets_.resize(data.targets.rows(), largest);
+  }
+
+  /// The examples `order[first], ..., order[first + count - 1]`.
+  Batch<S, Targets> gather(const Dataset<S, Targets>& data, const std::vector<Index>& order,
+                           Index first, Index count) {
+    const auto offset = static_cast<std::size_t>(first);
+    detail::gather(data.inputs, order, offset, {inputs_.data(), inputs_.rows(), count});
+    const ConstMatrixMap<S> inputs(inputs_.data(), inputs_.rows(), count);
+    if constexpr (std::same_as<Targets, Labels>) {
+      detail::gather(data.targets, order, offset, {targets_.data(), count});
+      return {inputs, {targets_.data(), count}};
+    } else {
+      detail::gather(data.targets, order, offset, {targets_.data(), targets_.rows(), count});
+      return {inputs, {targets_.data(), targets_.rows(), count}};
+    }
+  }
+
+ private:
+  Matrix<S> inputs_;
+  Targets targets_;
+};
+
+}  // namespace detail
+
 /// One shuffled pass over a dataset, which it refers to. Every batch is gathered into the same
 /// memory when it is read, so one is valid until the next is.
 template <RealScalar S, class Targets>
@@ -44,18 +80,10 @@ class Batches {
   };
 
   Batches(const Dataset<S, Targets>& data, Index batch_size, Rng& rng)
-      : data_(&data), batch_size_(batch_size) {
-    static constexpr const char* kWhere = "kfac::batches";
-    detail::check_dataset(kWhere, data);
-    detail::check_option(batch_size >= 1, kWhere, "batch_size", batch_size, ">= 1");
-    order_ = detail::permutation(data.examples(), rng);
-    const Index largest = std::min(batch_size, data.examples());
-    inputs_.resize(data.inputs.rows(), largest);
-    if constexpr (std::same_as<Targets, Labels>)
-      targets_.resize(largest);
-    else
-      targets_.resize(data.targets.rows(), largest);
-  }
+      : data_(&data),
+        batch_size_(checked(data, batch_size)),
+        order_(detail::permutation(data.examples(), rng)),
+        memory_(data, std::min(batch_size, data.examples())) {}
 
   Iterator begin() { return {*this, 0}; }
   static std::default_sentinel_t end() { return {}; }
@@ -64,25 +92,21 @@ class Batches {
   Index size() const { return (data_->examples() + batch_size_ - 1) / batch_size_; }
 
  private:
+  static Index checked(const Dataset<S, Targets>& data, Index batch_size) {
+    static constexpr const char* kWhere = "kfac::batches";
+    detail::check_dataset(kWhere, data);
+    detail::check_option(batch_size >= 1, kWhere, "batch_size", batch_size, ">= 1");
+    return batch_size;
+  }
+
   Batch<S, Targets> gather(Index first) {
-    const Index count = std::min(batch_size_, data_->examples() - first);
-    const auto offset = static_cast<std::size_t>(first);
-    detail::gather(data_->inputs, order_, offset, {inputs_.data(), inputs_.rows(), count});
-    const ConstMatrixMap<S> inputs(inputs_.data(), inputs_.rows(), count);
-    if constexpr (std::same_as<Targets, Labels>) {
-      detail::gather(data_->targets, order_, offset, {targets_.data(), count});
-      return {inputs, {targets_.data(), count}};
-    } else {
-      detail::gather(data_->targets, order_, offset, {targets_.data(), targets_.rows(), count});
-      return {inputs, {targets_.data(), targets_.rows(), count}};
-    }
+    return memory_.gather(*data_, order_, first, std::min(batch_size_, data_->examples() - first));
   }
 
   const Dataset<S, Targets>* data_;
   Index batch_size_;
   std::vector<Index> order_;
-  Matrix<S> inputs_;
-  Targets targets_;
+  detail::BatchMemory<S, Targets> memory_;
 };
 
 /// The data in random order, once, in batches of `batch_size`:

@@ -87,6 +87,11 @@ class SafeTensors {
   /// \throws FileError if there is no `name`.
   ElementType element_type(std::string_view name) const { return find("element_type", name).type; }
 
+  /// The elements as stored, row-major. \throws FileError if there is no `name`.
+  std::span<const std::byte> bytes(std::string_view name) const {
+    return find("bytes", name).bytes;
+  }
+
   /// The file's `__metadata__`: text by name.
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
@@ -176,6 +181,10 @@ class SafeTensors {
   ///         format reserves; so do all functions that add.
   template <RealScalar S>
   void add_scalar(std::string name, S value) {
+    insert("add_scalar", std::move(name), {}, &value, 1);
+  }
+  /// The same of I64.
+  void add_scalar(std::string name, std::int64_t value) {
     insert("add_scalar", std::move(name), {}, &value, 1);
   }
 

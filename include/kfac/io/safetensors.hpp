@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <ios>
@@ -16,6 +15,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <kfac/io/file_replacement.hpp>
 #include <kfac/io/named_tensors.hpp>
 
 /// The safetensors format: named arrays in one file, exchanged with NumPy, PyTorch and others.
@@ -109,7 +109,8 @@ class SafeTensorsReader {
       return true;
     };
     json header = json::parse(text, inspect, false);
-    if (!header.is_object())
+    // The parser would take a null for the end of the text.
+    if (!header.is_object() || text.find('\0') != std::string::npos)
       fail("has a header that is not a JSON object (" + std::to_string(length) +
            " bytes), expected tensors by name");
     if (duplicate) fail("has the key '" + *duplicate + "' twice in its header, expected it once");
@@ -214,14 +215,11 @@ inline SafeTensors read_safetensors(const std::filesystem::path& path) {
 
 /// Writes a safetensors file, in place of any that is there. The same tensors give the same bytes.
 ///
-/// The file is written beside `path` under the same name with `.partial` appended and renamed when
-/// complete, so that a failure leaves an earlier file as it was.
+/// The file is written beside `path` under the same name with `.partial` appended, and renamed when
+/// it is complete and on the disk: a failure, or a crash of the machine, leaves an earlier file as
+/// it was.
 /// \throws FileError  naming the file, if it cannot be written.
 inline void write_safetensors(const std::filesystem::path& path, const SafeTensors& tensors) {
-  const auto fail = [&path](const std::string& problem) {
-    raise<FileError>("kfac::io::write_safetensors: '" + path.string() + "' " + problem);
-  };
-
   // Larger elements first keep every tensor aligned to its elements for readers that map the file.
   using Tensor = SafeTensors::Tensor;
   std::vector<std::pair<std::string_view, const Tensor*>> order;
@@ -244,27 +242,11 @@ inline void write_safetensors(const std::filesystem::path& path, const SafeTenso
   text.resize((text.size() + 7) / 8 * 8, ' ');
   const std::uint64_t length = text.size();
 
-  std::filesystem::path partial = path;
-  partial += ".partial";
-  std::ofstream stream(partial, std::ios::binary | std::ios::trunc);
-  if (!stream) fail("cannot be written: '" + partial.string() + "' cannot be opened");
-  std::array<char, sizeof length> length_bytes{};
-  std::memcpy(length_bytes.data(), &length, sizeof length);
-  stream.write(length_bytes.data(), length_bytes.size());
-  stream.write(text.data(), static_cast<std::streamsize>(text.size()));
-  for (const auto& [name, tensor] : order) {
-    const auto bytes = std::span(tensor->bytes);
-    stream.write(static_cast<const char*>(static_cast<const void*>(bytes.data())),
-                 static_cast<std::streamsize>(bytes.size()));
-  }
-  stream.close();
-  const bool complete = !stream.fail();
-  std::error_code error;
-  if (complete) std::filesystem::rename(partial, path, error);
-  if (complete && !error) return;
-  std::error_code ignored;
-  std::filesystem::remove(partial, ignored);
-  fail(complete ? "cannot be written: " + error.message() : "cannot be written to its end");
+  detail::FileReplacement file(path, "kfac::io::write_safetensors");
+  file.write(&length, sizeof length);
+  file.write(text.data(), text.size());
+  for (const auto& [name, tensor] : order) file.write(tensor->bytes.data(), tensor->bytes.size());
+  file.commit();
 }
 
 }  // namespace kfac::io

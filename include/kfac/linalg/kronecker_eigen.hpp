@@ -60,15 +60,28 @@ class KroneckerEigen {
     detail::check_square("kfac::linalg::KroneckerEigen::compute", "a", a.rows(), a.cols());
     detail::check_square("kfac::linalg::KroneckerEigen::compute", "g", g.rows(), g.cols());
     SymmetricEigen<S> input, output;
-    if (!input.compute(a) || !output.compute(g)) return false;
-    Matrix<S> grid = output.values * input.values.transpose();
-    if (!grid.allFinite()) return false;
-    input_ = std::move(input);
-    output_ = std::move(output);
-    grid_ = std::move(grid);
-    smallest_ = grid_.minCoeff();
-    return true;
+    return input.compute(a) && output.compute(g) && adopt(std::move(input), std::move(output));
   }
+
+  /// As `compute`, by `SymmetricEigen::track` from the bases there are, which takes a fraction of
+  /// the time where A and G have changed a little; before the first bases it is `compute`.
+  /// \throws ShapeError; OptionError unless iterations >= 1
+  /// \source Vyas et al. 2024, arXiv 2409.11321
+  bool track(const ConstMatrixRef<S>& a, const ConstMatrixRef<S>& g, Index iterations = 1) {
+    static constexpr const char* kWhere = "kfac::linalg::KroneckerEigen::track";
+    kfac::detail::check_option(iterations >= 1, kWhere, "iterations", iterations, ">= 1");
+    if (empty()) return compute(a, g);
+    kfac::detail::check_shape(kWhere, "a", a.rows(), a.cols(), inputs(), inputs());
+    kfac::detail::check_shape(kWhere, "g", g.rows(), g.cols(), outputs(), outputs());
+    SymmetricEigen<S> input = input_;
+    SymmetricEigen<S> output = output_;
+    return input.track(a, iterations) && output.track(g, iterations) &&
+           adopt(std::move(input), std::move(output));
+  }
+
+  /// How far the bases are from diagonalizing their factors: the larger of the two
+  /// `SymmetricEigen::residual`, 0 after `compute`.
+  S residual() const { return std::max(input_.residual, output_.residual); }
 
   bool empty() const { return grid_.size() == 0; }
   /// The size of A, the columns of V.
@@ -208,7 +221,25 @@ class KroneckerEigen {
     return output_squares * input_squares.transpose();
   }
 
+  /// Of factors A of size `inputs` and G of size `outputs`, or of none yet.
+  void visit_state(StateVisitor& visitor, Index inputs, Index outputs) {
+    visitor.under("input/", [&] { input_.visit_state(visitor, inputs); });
+    visitor.under("output/", [&] { output_.visit_state(visitor, outputs); });
+    visitor.visit_optional("grid", grid_, outputs, inputs);
+    visitor.visit("smallest", smallest_);
+  }
+
  private:
+  bool adopt(SymmetricEigen<S> input, SymmetricEigen<S> output) {
+    Matrix<S> grid = output.values * input.values.transpose();
+    if (!grid.allFinite()) return false;
+    input_ = std::move(input);
+    output_ = std::move(output);
+    grid_ = std::move(grid);
+    smallest_ = grid_.minCoeff();
+    return true;
+  }
+
   void check(const char* where, const char* argument, Index rows, Index columns) const {
     if (empty())
       raise<StateError>(std::string(where) + ": no eigenbases yet, expected compute before it");

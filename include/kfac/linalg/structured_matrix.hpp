@@ -5,6 +5,7 @@
 #include <string>
 
 #include <kfac/core/errors.hpp>
+#include <kfac/core/state.hpp>
 #include <kfac/linalg/packed_triangle.hpp>
 #include <kfac/linalg/toeplitz.hpp>
 
@@ -98,6 +99,7 @@ class StructuredMatrix {
   /// The largest absolute value of an entry.
   S max_abs() const { return values_.cwiseAbs().maxCoeff(); }
   bool all_finite() const { return values_.allFinite(); }
+  void visit_state(StateVisitor& visitor) { visitor.visit("values", values_); }
 
   Matrix<S> dense() const {
     Matrix<S> result(size_, size_);

@@ -9,7 +9,7 @@
 namespace kfac {
 
 struct LossOptions {
-  /// As PyTorch defines it: the mean is over labels, or over all entries of the target matrix.
+  /// As PyTorch defines it: `Mean` is over labels, or over all entries of the target matrix.
   Reduction reduction = Reduction::Mean;
 };
 
@@ -79,9 +79,9 @@ class MatrixTargetLoss {
     check_finite(where, "targets", targets);
   }
 
-  /// 1, or one over the number of entries.
+  /// 1, or one over the number of entries or examples.
   S reduction_factor(Index outputs, Index batch) const {
-    return reduction_ == Reduction::Mean ? S(1) / static_cast<S>(outputs * batch) : S(1);
+    return detail::reduction_factor<S>(reduction_, outputs, batch);
   }
 
  private:

@@ -7,7 +7,7 @@ namespace kfac {
 /// The squared error as torch.nn.MSELoss defines it: the mean (or sum) of (f - y)^2 over all
 /// entries, without a 1/2. The criterion of one example is 1/2 |f - y|^2, the negative
 /// log-likelihood of a normal distribution around f with unit covariance, so its Hessian is I and
-/// R is 2 (sum) or 2 over the number of entries (mean).
+/// R is 2 (sum), 2 over the number of entries (mean) or of examples (mean over examples).
 template <RealScalar S>
 class MeanSquaredError : public detail::MatrixTargetLoss<S> {
   using Base = detail::MatrixTargetLoss<S>;

@@ -7,7 +7,7 @@
 namespace kfac {
 
 struct CrossEntropyOptions {
-  /// Of the labels: of all positions of all examples.
+  /// Of the labels: `Mean` is over all positions of all examples.
   Reduction reduction = Reduction::Mean;
   /// How many of the outputs are one position's, >= 0: an example's outputs are those of `outputs /
   /// classes` positions, one after another, as {tokens, classes} has them. 0: they are all one
@@ -53,8 +53,7 @@ class SoftmaxCrossEntropy {
   }
 
   S scale(Index outputs, Index batch) const {
-    return options_.reduction == Reduction::Mean ? S(1) / static_cast<S>(positions(outputs) * batch)
-                                                 : S(1);
+    return detail::reduction_factor<S>(options_.reduction, positions(outputs), batch);
   }
 
   S value(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {

@@ -98,6 +98,10 @@ class AnyLayer {
                             grad_input_tangent, grad_parameters_tangent, scratch);
   }
 
+  void visit_scratch(StateVisitor& visitor, Scratch& scratch) const {
+    held_->visit_scratch(visitor, scratch);
+  }
+
   void rename(const std::string& name) { held_->rename(name); }
   void append_layers(S* gradient, std::vector<LayerView<S>>& views) {
     held_->append_layers(gradient, views);
@@ -130,6 +134,7 @@ class AnyLayer {
                                   BatchView<S>* grad_input_tangent,
                                   VectorMap<S>* grad_parameters_tangent,
                                   AnyScratch& scratch) const = 0;
+    virtual void visit_scratch(StateVisitor& visitor, AnyScratch& scratch) const = 0;
     virtual void rename(const std::string& name) = 0;
     virtual void append_layers(S* gradient, std::vector<LayerView<S>>& views) = 0;
     virtual void append_layer_sizes(std::vector<Index>& sizes) const = 0;
@@ -170,6 +175,9 @@ class AnyLayer {
                           AnyScratch& scratch) const override {
       slot.backward_tangent(x, y, grad_output, x_tangent, parameter_tangent, grad_output_tangent,
                             grad_input_tangent, grad_parameters_tangent, scratch.as<Scratch>());
+    }
+    void visit_scratch(StateVisitor& visitor, AnyScratch& scratch) const override {
+      slot.visit_scratch(visitor, scratch.as<Scratch>());
     }
     void rename(const std::string& name) override { slot.rename(name); }
     void append_layers(S* gradient, std::vector<LayerView<S>>& views) override {

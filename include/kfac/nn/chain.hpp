@@ -164,6 +164,12 @@ class Chain : public Network<Derived, S, ChainScratch<S, LayerScratches>> {
     });
   }
 
+  void visit_scratch(StateVisitor& visitor, Scratch& scratch) const {
+    derived().for_each_slot(scratch.layers, [&](const auto& slot, auto& own, std::size_t) {
+      slot.visit_scratch(visitor, own);
+    });
+  }
+
   void rename(const std::string& name) {
     const std::string prefix = name.empty() ? "" : name + '.';
     derived().visit_slots(

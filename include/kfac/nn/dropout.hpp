@@ -6,6 +6,7 @@
 
 #include <kfac/core/buffer.hpp>
 #include <kfac/core/random.hpp>
+#include <kfac/core/state.hpp>
 #include <kfac/nn/layer.hpp>
 
 namespace kfac {
@@ -35,8 +36,7 @@ class Dropout : public ParameterFree<S>, public LocallyLinear<Dropout<S>, S> {
                const Mode& mode) const {
     scratch.active = mode.training;
     if (scratch.active) {
-      if (!scratch.rng) scratch.rng.emplace(seed_);
-      Rng& rng = *scratch.rng;
+      Rng& rng = generator(scratch);
       // Looked up, not branched to: random bits are mispredicted, at four times the time.
       const std::array<S, 2> factors{S(0), static_cast<S>(1 / (1 - p_))};
       MatrixMap<S> mask = scratch.mask.map(x.values.rows(), x.values.cols());
@@ -44,6 +44,9 @@ class Dropout : public ParameterFree<S>, public LocallyLinear<Dropout<S>, S> {
         mask.data()[i] = factors[static_cast<std::size_t>(rng.uniform() >= p_)];
     }
     apply_mask(x, y, scratch);
+  }
+  void visit_scratch(StateVisitor& visitor, Scratch& scratch) const {
+    visitor.visit("rng", generator(scratch));
   }
   void backward(const ConstBatchView<S>&, const ConstBatchView<S>&,
                 const ConstBatchView<S>& grad_output, BatchView<S>* grad_input, VectorMap<S>*,
@@ -60,6 +63,11 @@ class Dropout : public ParameterFree<S>, public LocallyLinear<Dropout<S>, S> {
   }
 
  private:
+  Rng& generator(Scratch& scratch) const {
+    if (!scratch.rng) scratch.rng.emplace(seed_);
+    return *scratch.rng;
+  }
+
   /// The Jacobian is diagonal, so products from the left and from the right are the same.
   static void apply_mask(const ConstBatchView<S>& from, BatchView<S> to, Scratch& scratch) {
     if (scratch.active)

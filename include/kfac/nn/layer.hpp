@@ -76,6 +76,10 @@ struct KroneckerStructure {
 ///   forward pass before it.
 /// - `tangent(x, y, x_tangent, parameter_tangent, y_tangent, scratch)`: overwrites `y_tangent` with
 ///   the Jacobian-vector product, likewise after a forward pass.
+///
+/// A layer whose passes depend on those before (a generator in its scratch, say) also offers
+/// `visit_scratch(visitor, scratch)`, which visits what a run needs to go on as if it had not been
+/// interrupted.
 template <class L>
 concept Layer = RealScalar<typename L::Scalar> && std::default_initializable<typename L::Scratch> &&
     requires(const L& layer, typename L::Scratch& scratch, const Shape& shape,

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <string>
 #include <utility>
 #include <vector>
 
 #include <kfac/core/buffer.hpp>
+#include <kfac/core/state.hpp>
 #include <kfac/nn/slot.hpp>
 
 namespace kfac {
@@ -156,6 +158,22 @@ class Network {
     std::vector<Index> sizes;
     derived().append_layer_sizes(sizes);
     return sizes;
+  }
+
+  /// The parameters by layer and name as PyTorch has them ("0.weight", "3.1.bias"): weights as
+  /// matrices, whatever else has one column as vectors. Then what the workspace carries from one
+  /// pass to the next ("2.rng", of a Dropout).
+  void visit_state(StateVisitor& visitor) {
+    for (LayerView<S>& layer : layers())
+      for (const ParameterInfo& info : layer.parameter_info) {
+        const std::string name = layer.name + '.' + info.name;
+        S* data = layer.parameters.data() + info.offset;
+        if (info.columns == 1 && !info.name.starts_with("weight"))
+          visitor.visit(name, VectorMap<S>(data, info.rows));
+        else
+          visitor.visit(name, MatrixMap<S>(data, info.rows, info.columns));
+      }
+    derived().visit_scratch(visitor, workspace_.scratch);
   }
 
   /// Dropout on, as in training (the default).

@@ -73,6 +73,10 @@ class Residual {
     if (grad_input_tangent) grad_input_tangent->values += grad_output_tangent.values;
   }
 
+  void visit_scratch(StateVisitor& visitor, Scratch& scratch) const {
+    block_.visit_scratch(visitor, scratch.block);
+  }
+
   void rename(const std::string& name) {
     name_ = name;
     block_.rename(name);

@@ -69,12 +69,12 @@ class SharedBatch {
     return slice;
   }
 
-  /// The columns of `count` consecutive examples. \pre in_memory()
+  /// The columns of `count` consecutive examples. \pre in_memory(), unless they are the first
   SharedBatch examples(Index first, Index count) const {
-    eigen_assert(in_memory());
+    eigen_assert(in_memory() || first == 0);
     SharedBatch slice = *this;
     slice.columns_ = count * positions_;
-    slice.data_ += first * positions_ * (order_ == Order::RowMajor ? 1 : stride_);
+    if (in_memory()) slice.data_ += first * positions_ * (order_ == Order::RowMajor ? 1 : stride_);
     return slice;
   }
 

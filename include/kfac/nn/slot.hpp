@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include <kfac/core/state.hpp>
 #include <kfac/nn/layer.hpp>
 
 namespace kfac {
@@ -86,6 +87,16 @@ class Slot {
           "kfac::Network::backward_tangent: a layer has no second derivatives, "
           "expected a TwiceDifferentiableLayer (layer '" +
           name_ + "')");
+  }
+
+  /// Visits what the layer's next pass takes from `scratch`, if anything, after this layer's name.
+  void visit_scratch(StateVisitor& visitor, Scratch& scratch) const {
+    if constexpr (requires { layer_.visit_scratch(visitor, scratch); }) {
+      if constexpr (ContainerLayer<L>)
+        layer_.visit_scratch(visitor, scratch);
+      else
+        visitor.under(name_ + '.', [&] { layer_.visit_scratch(visitor, scratch); });
+    }
   }
 
   void rename(const std::string& name) {

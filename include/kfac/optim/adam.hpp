@@ -1,102 +1,123 @@
 #pragma once
 
-#include <cmath>
+#include <concepts>
+#include <utility>
 
-#include <kfac/core/errors.hpp>
-#include <kfac/optim/parameter_step.hpp>
+#include <kfac/optim/gradient_rule.hpp>
 
 namespace kfac {
+namespace detail {
 
 template <RealScalar S>
-struct AdamOptions {
-  S learning_rate = S(1e-3);  ///< > 0, finite
-  S beta1 = S(0.9);           ///< weight of the past in the mean gradient, in [0, 1)
-  S beta2 = S(0.999);         ///< the same for the mean square, in [0, 1)
-  S epsilon = S(1e-8);        ///< added to the root mean square; > 0
-  S weight_decay = 0;         ///< >= 0; times the parameters is added to the gradient
+struct AdamValues {
+  S learning_rate, beta1, beta2, epsilon, weight_decay;
+  bool decoupled;
+  S gradient_clip;
 };
 
+template <class Options>
+auto adam_values(const Options& o, Index step, bool decoupled) {
+  static constexpr const char* kWhere = Options::kWhere;
+  using S = typename Options::Scalar;
+  return AdamValues<S>{scheduled_positive(o.learning_rate, step, kWhere, "learning_rate"),
+                       scheduled_decay(o.beta1, step, kWhere, "beta1"),
+                       scheduled_decay(o.beta2, step, kWhere, "beta2"),
+                       scheduled_positive(o.epsilon, step, kWhere, "epsilon"),
+                       scheduled_non_negative(o.weight_decay, step, kWhere, "weight_decay"),
+                       decoupled,
+                       scheduled_non_negative(o.gradient_clip, step, kWhere, "gradient_clip")};
+}
+
+}  // namespace detail
+
+/// Each number is a constant or a schedule.
+template <RealScalar S>
+struct AdamOptions {
+  Schedule<S> learning_rate = S(1e-3);  ///< > 0, finite
+  Schedule<S> beta1 = S(0.9);           ///< weight of the past in the mean gradient, in [0, 1)
+  Schedule<S> beta2 = S(0.999);         ///< the same for the mean square, in [0, 1)
+  Schedule<S> epsilon = S(1e-8);        ///< added to the root mean square; > 0, finite
+  Schedule<S> weight_decay = S(0);      ///< >= 0; times the parameters is added to the gradient
+  Schedule<S> gradient_clip = S(0);     ///< largest norm of the whole gradient; >= 0, 0: any
+  ParameterPredicate<S> decays = {};    ///< which parameters weight decay is for; empty: all
+
+  using Scalar = S;
+  static constexpr const char* kWhere = "kfac::Adam";
+
+  /// What the schedules give at a step. \throws OptionError
+  detail::AdamValues<S> at(Index step) const { return detail::adam_values(*this, step, false); }
+  void validate() const { at(0); }
+};
+
+/// Each number is a constant or a schedule.
 template <RealScalar S>
 struct AdamWOptions {
-  S learning_rate = S(1e-3);  ///< > 0, finite
-  S beta1 = S(0.9);           ///< weight of the past in the mean gradient, in [0, 1)
-  S beta2 = S(0.999);         ///< the same for the mean square, in [0, 1)
-  S epsilon = S(1e-8);        ///< added to the root mean square; > 0
-  S weight_decay = S(0.01);   ///< >= 0; times learning rate and parameters is taken off them
+  Schedule<S> learning_rate = S(1e-3);  ///< > 0, finite
+  Schedule<S> beta1 = S(0.9);           ///< weight of the past in the mean gradient, in [0, 1)
+  Schedule<S> beta2 = S(0.999);         ///< the same for the mean square, in [0, 1)
+  Schedule<S> epsilon = S(1e-8);        ///< added to the root mean square; > 0, finite
+  /// >= 0; times learning rate and parameters is taken off the parameters
+  Schedule<S> weight_decay = S(0.01);
+  Schedule<S> gradient_clip = S(0);   ///< largest norm of the whole gradient; >= 0, 0: any
+  ParameterPredicate<S> decays = {};  ///< which parameters weight decay is for; empty: all
+
+  using Scalar = S;
+  static constexpr const char* kWhere = "kfac::AdamW";
+
+  /// What the schedules give at a step. \throws OptionError
+  detail::AdamValues<S> at(Index step) const { return detail::adam_values(*this, step, true); }
+  void validate() const { at(0); }
 };
 
 namespace detail {
 
 /// Adam with weight decay in the gradient (`AdamOptions`) or apart from it (`AdamWOptions`).
-template <RealScalar S, template <RealScalar> class OptionsTemplate>
-class AdaptiveMoments {
-  static constexpr bool kDecoupled = std::same_as<OptionsTemplate<S>, AdamWOptions<S>>;
+template <RealScalar S, class Options>
+class AdaptiveMoments : public GradientRule<AdaptiveMoments<S, Options>, S, Options> {
+  using Base = GradientRule<AdaptiveMoments<S, Options>, S, Options>;
+  friend Base;
 
- public:
-  using Options = OptionsTemplate<S>;
-
+ protected:
   template <class Model>
-  AdaptiveMoments(Model& model, const Options& options)
-      : options_(options),
-        step_(model),
-        mean_(Vector<S>::Zero(step_.delta().size())),
+  AdaptiveMoments(Model& model, Options options)
+      : Base(model, std::move(options)),
+        mean_(this->zeros()),
         square_(mean_),
         next_mean_(mean_),
-        next_square_(mean_) {
-    validate(options_);
-  }
-
-  /// Steps along the model's gradient, as the last backward pass (and whatever was done to the
-  /// gradient since) left it. The loss, where it is given, is checked and reported.
-  const StepReport<S>& step(std::optional<S> loss = {}) {
-    if (!step_.begin(loss)) return step_.report();
-    const Options& o = options_;
-    Vector<S>& delta = step_.delta();
-    delta = step_.gradient();
-    if (!kDecoupled) step_.add_parameters(o.weight_decay, delta);
-    next_mean_ = o.beta1 * mean_ + (S(1) - o.beta1) * delta;
-    next_square_ = o.beta2 * square_ + (S(1) - o.beta2) * delta.cwiseAbs2();
-
-    const auto count = static_cast<S>(steps_ + 1);
-    const S correct_mean = S(1) - std::pow(o.beta1, count);
-    const S correct_square = S(1) - std::pow(o.beta2, count);
-    delta = (-o.learning_rate / correct_mean) *
-            (next_mean_.array() / ((next_square_.array() / correct_square).sqrt() + o.epsilon))
-                .matrix();
-    if (kDecoupled) step_.add_parameters(-o.learning_rate * o.weight_decay, delta);
-    if (step_.finish()) {
-      mean_.swap(next_mean_);
-      square_.swap(next_square_);
-      ++steps_;
-    }
-    return step_.report();
-  }
-
-  const Options& options() const { return options_; }
-  /// For schedules. \throws OptionError
-  void set_learning_rate(S learning_rate) {
-    Options changed = options_;
-    changed.learning_rate = learning_rate;
-    validate(changed);
-    options_ = changed;
-  }
+        next_square_(mean_) {}
 
  private:
-  static void validate(const Options& o) {
-    const char* where = kDecoupled ? "kfac::AdamW" : "kfac::Adam";
-    check_option(o.learning_rate > 0 && std::isfinite(o.learning_rate), where, "learning_rate",
-                 o.learning_rate, "> 0 and finite");
-    check_option(o.beta1 >= 0 && o.beta1 < 1, where, "beta1", o.beta1, "in [0, 1)");
-    check_option(o.beta2 >= 0 && o.beta2 < 1, where, "beta2", o.beta2, "in [0, 1)");
-    check_option(o.epsilon > 0, where, "epsilon", o.epsilon, "> 0");
-    check_option(o.weight_decay >= 0 && std::isfinite(o.weight_decay), where, "weight_decay",
-                 o.weight_decay, ">= 0 and finite");
+  void propose(const AdamValues<S>& now, Vector<S>& delta) {
+    next_mean_ = now.beta1 * mean_ + (S(1) - now.beta1) * delta;
+    next_square_ = now.beta2 * square_ + (S(1) - now.beta2) * delta.cwiseAbs2();
+    next_mean_weight_ = next_weight(mean_weight_, now.beta1);
+    next_square_weight_ = next_weight(square_weight_, now.beta2);
+    const auto correct_mean = static_cast<S>(next_mean_weight_);
+    const auto correct_square = static_cast<S>(next_square_weight_);
+    delta = (-now.learning_rate / correct_mean) *
+            (next_mean_.array() / ((next_square_.array() / correct_square).sqrt() + now.epsilon))
+                .matrix();
+  }
+  void accept() {
+    mean_.swap(next_mean_);
+    square_.swap(next_square_);
+    mean_weight_ = next_mean_weight_;
+    square_weight_ = next_square_weight_;
+  }
+  void visit_memory(StateVisitor& visitor) {
+    visitor.visit("mean", mean_);
+    visitor.visit("square", square_);
+    visitor.visit("mean_weight", mean_weight_);
+    visitor.visit("square_weight", square_weight_);
   }
 
-  Options options_;
-  ParameterStep<S> step_;
+  /// The sum of the weights in an average that started at zero: 1 - beta^steps if beta is constant.
+  static double next_weight(double weight, S beta) {
+    return static_cast<double>(beta) * weight + (1 - static_cast<double>(beta));
+  }
+
   Vector<S> mean_, square_, next_mean_, next_square_;
-  Index steps_ = 0;
+  double mean_weight_ = 0, square_weight_ = 0, next_mean_weight_ = 0, next_square_weight_ = 0;
 };
 
 }  // namespace detail
@@ -104,23 +125,27 @@ class AdaptiveMoments {
 /// Adam as torch.optim.Adam. The model must outlive it and stay where it is.
 /// \source Kingma and Ba 2015, arXiv 1412.6980, algorithm 1
 template <RealScalar S>
-class Adam : public detail::AdaptiveMoments<S, AdamOptions> {
+class Adam : public detail::AdaptiveMoments<S, AdamOptions<S>> {
  public:
+  static constexpr const char* kName = "Adam";
+
   /// \throws OptionError
   template <class Model>
   explicit Adam(Model& model, AdamOptions<typename Model::Scalar> options = {})
-      : detail::AdaptiveMoments<S, AdamOptions>(model, options) {}
+      : detail::AdaptiveMoments<S, AdamOptions<S>>(model, std::move(options)) {}
 };
 
 /// Adam with decoupled weight decay, as torch.optim.AdamW.
 /// \source Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2
 template <RealScalar S>
-class AdamW : public detail::AdaptiveMoments<S, AdamWOptions> {
+class AdamW : public detail::AdaptiveMoments<S, AdamWOptions<S>> {
  public:
+  static constexpr const char* kName = "AdamW";
+
   /// \throws OptionError
   template <class Model>
   explicit AdamW(Model& model, AdamWOptions<typename Model::Scalar> options = {})
-      : detail::AdaptiveMoments<S, AdamWOptions>(model, options) {}
+      : detail::AdaptiveMoments<S, AdamWOptions<S>>(model, std::move(options)) {}
 };
 
 template <class Model>

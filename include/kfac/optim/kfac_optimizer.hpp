@@ -2,59 +2,20 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
+#include <limits>
+#include <optional>
+#include <span>
 #include <string>
+#include <utility>
+#include <vector>
 
-#include <kfac/curvature/fisher.hpp>
-#include <kfac/curvature/preconditioner.hpp>
-#include <kfac/nn/network.hpp>
-#include <kfac/optim/parameter_step.hpp>
+#include <kfac/data/slices.hpp>
+#include <kfac/optim/batch_objective.hpp>
+#include <kfac/optim/kfac_options.hpp>
+#include <kfac/optim/quadratic_model.hpp>
+#include <kfac/optim/summary.hpp>
 
 namespace kfac {
-
-template <RealScalar S>
-struct KfacOptions {
-  S learning_rate = S(0.1);  ///< of the natural-gradient step; > 0, finite
-  S momentum = S(0.9);       ///< heavy ball on the steps taken, in [0, 1)
-  /// Added to the curvature of the loss before it is inverted, in its units; >= 0, and 0 only where
-  /// no factor is singular. The commonest thing to tune, over powers of ten.
-  S damping = S(1e-2);
-  /// Balances the damping over the two factors by their traces, where it is split (K-FAC).
-  bool pi = true;
-  Index factor_every = 1;    ///< steps between updates of the running averages; >= 1
-  Index inverse_every = 10;  ///< steps between inverses; >= 1. More is cheaper and staler.
-  S factor_decay = S(0.95);  ///< weight of the past in the running averages, in [0, 1)
-  /// Bounds a step's learning_rate^2 v^T g (twice the change of the model's distribution, in nats)
-  /// by shortening it; 0: unbounded. \source Ba, Grosse and Martens 2017, section 5
-  S kl_clip = S(1e-2);
-  /// Of 1/2 weight_decay |parameters|^2, which is added to the loss: to its gradient, and to the
-  /// curvature as damping. \source Martens and Grosse 2015, section 6.1
-  S weight_decay = 0;
-  FisherType fisher = FisherType::Type2;
-  /// What layers do whose weights are shared over positions (tokens, pixels).
-  WeightSharing sharing = WeightSharing::Expand;
-  Index samples = 1;       ///< targets drawn for each example (Monte-Carlo Fisher); >= 1
-  std::uint64_t seed = 0;  ///< of those targets
-
-  void validate() const {
-    static constexpr const char* kWhere = "kfac::KfacOptimizer";
-    const auto non_negative = [](const char* field, S value) {
-      detail::check_option(value >= 0 && std::isfinite(value), kWhere, field, value,
-                           ">= 0 and finite");
-    };
-    detail::check_option(learning_rate > 0 && std::isfinite(learning_rate), kWhere, "learning_rate",
-                         learning_rate, "> 0 and finite");
-    detail::check_option(momentum >= 0 && momentum < 1, kWhere, "momentum", momentum, "in [0, 1)");
-    non_negative("kl_clip", kl_clip);
-    non_negative("weight_decay", weight_decay);
-    detail::check_option(samples >= 1, kWhere, "samples", samples, ">= 1");
-    preconditioner().validate(kWhere);
-  }
-
-  PreconditionerOptions<S> preconditioner() const {
-    return {damping, pi, factor_every, inverse_every, factor_decay, sharing, {}};
-  }
-};
 
 /// Trains a model with K-FAC: natural-gradient steps with the damped Kronecker-factored Fisher of
 /// the loss.
@@ -64,6 +25,16 @@ struct KfacOptions {
 ///
 /// One step: v = (F + (damping + weight_decay) I)^-1 (gradient + weight_decay parameters), scaled
 /// by min(1, sqrt(kl_clip / (learning_rate^2 v^T g))); change <- momentum change - learning_rate v.
+/// `KfacOptions` says what can be otherwise; the optimizer of Martens and Grosse is
+///
+///     kfac::KfacOptimizer optimizer(model, loss, {.adaptive_learning_rate = true,
+///                                                 .adaptive_momentum = true,
+///                                                 .damping = 150.0f,
+///                                                 .damping_adaptation = {.every = 5},
+///                                                 .gamma_search = {.every = 20},
+///                                                 .inverse_every = 20,
+///                                                 .weight_decay = 1e-5f});
+///
 /// Layers without curvature have v = g, a plain gradient step; `summary()` lists them. The last
 /// argument picks other kinds of blocks than `KroneckerBlock`, for each layer (`block_factory`).
 /// The model must outlive the optimizer and stay where it is.
@@ -73,6 +44,7 @@ class KfacOptimizer {
  public:
   using Scalar = typename Model::Scalar;
   using Options = KfacOptions<Scalar>;
+  using Slices = std::vector<Slice<Scalar, typename LossType::Targets>>;
 
   /// \throws OptionError
   KfacOptimizer(Model& model, const LossType& loss,
@@ -81,132 +53,475 @@ class KfacOptimizer {
                     block_factory<KroneckerBlock<typename Model::Scalar>>())
       : model_(model),
         loss_(loss),
-        options_((options.validate(), options)),
+        options_((options.validate(), std::move(options))),
+        values_(options_.at(0)),
         preconditioner_(model, options_.preconditioner(), blocks),
+        two_level_(model.layers(), preconditioner_.layers(), options_.two_level),
+        objective_(model_, loss_),
         step_(model),
+        memory_(options_.momentum_type, step_.delta().size()),
         rng_(options_.seed),
         raw_gradient_(Vector<Scalar>::Zero(step_.delta().size())),
-        previous_(raw_gradient_) {}
+        damping_(values_.damping),
+        gamma_(std::sqrt(damping_ + coupled_decay())) {
+    step_.set_decayed(options_.decays);
+    for (const LayerView<Scalar>& layer : step_.layers())
+      groups_.push_back(group_of(layer, options_.groups));
+    rate_scales_.assign(groups_.size(), Scalar(1));
+  }
+  KfacOptimizer(const KfacOptimizer&) = delete;
+  KfacOptimizer& operator=(const KfacOptimizer&) = delete;
 
   /// One step on a batch: inputs `features x batch`, and targets as the loss takes them.
   /// \throws ShapeError or ValueError if the batch is empty, does not fit or is not finite;
-  ///         SingularError without damping: parameters and state are then as they were
+  ///         OptionError if a schedule gives a value out of its range; SingularError without
+  ///         damping: parameters and state are then as they were
   const StepReport<Scalar>& step(const ConstMatrixRef<Scalar>& x,
                                  const typename LossType::TargetsRef& y) {
-    const bool factor_due = preconditioner_.factor_due();
-    const ConstMatrixMap<Scalar> outputs = model_.forward(x);
-    const Scalar loss = loss_.value(outputs, y);
-    if (!std::isfinite(loss)) {
-      step_.begin(loss);
-      return step_.report();
-    }
-    const Scalar factor = loss_.scale(outputs.rows(), outputs.cols());
+    return step(x, y, Shape{x.rows()});
+  }
+  /// The same where an example has that shape.
+  const StepReport<Scalar>& step(const ConstMatrixRef<Scalar>& x,
+                                 const typename LossType::TargetsRef& y, const Shape& shape) {
+    const Part part{x, shape, y};
+    return step_on(std::span<const Part>(&part, 1));
+  }
+  /// One step on a batch that comes in slices, which are passed through the network one by one: the
+  /// step is that of all of it at once, to rounding (gradient accumulation).
+  const StepReport<Scalar>& step(const Slices& slices) {
+    parts_.clear();
+    for (const auto& slice : slices) parts_.push_back({slice.inputs, slice.shape, slice.targets});
+    return step_on(parts_);
+  }
 
-    preconditioner_.discard();
-    Rng rng = rng_;  // what is drawn counts once it has gone into the factors
-    if (factor_due)
-      propagate_fisher_vectors(options_.fisher, options_.samples, model_, loss_, outputs,
-                               preconditioner_, rng, scratch_);
-    collect_loss_gradients(factor_due, factor);
-    MatrixMap<Scalar> grad_output = scratch_.vectors.map(outputs.rows(), outputs.cols());
-    loss_.gradient(outputs, y, grad_output);
-    model_.backward(grad_output);
-
-    if (!step_.begin(loss)) return step_.report();
-    step_.add_parameters(options_.weight_decay, step_.gradient());
-    const Scalar scale = factor * static_cast<Scalar>(outputs.cols());
-    const PreconditionerReport& update =
-        preconditioner_.update(options_.damping + options_.weight_decay, scale);
-    if (!update.ok()) {
-      step_.report().status = update.status;
-      step_.report().layer = update.layer;
-      return step_.report();
+  /// Looks for the damping to start with: as if steps were taken on one batch, which are taken back
+  /// again, the damping is adapted until it would stay, turn back, or leave its bounds. Returns it.
+  /// The batch counts in the running averages as that of a step. Where the loss, the gradient or a
+  /// step is not finite the damping stays, or rises.
+  /// \throws StateError without `damping_adaptation`; as `step`
+  Scalar calibrate_damping(const ConstMatrixRef<Scalar>& x,
+                           const typename LossType::TargetsRef& y) {
+    if (options_.damping_adaptation.every == 0)
+      raise<StateError>(
+          "kfac::KfacOptimizer::calibrate_damping: 'damping_adaptation' is off, expected every > "
+          "0");
+    const Part part{x, Shape{x.rows()}, y};
+    if (!measure(std::span<const Part>(&part, 1))) return damping_;
+    Scalar last_change = 0;
+    constexpr int kMostTrials = 200;
+    for (int trial = 0; trial < kMostTrials; ++trial) {
+      const Scalar before = damping_;
+      step_.gradient() = raw_gradient_;
+      if (!preconditioner_.redamp(damping_ + coupled_decay())) break;
+      precondition(damping_ + coupled_decay());
+      const Scalar rho = try_step(true) ? evaluate() : std::numeric_limits<Scalar>::quiet_NaN();
+      take_back();
+      damping_ = options_.damping_adaptation.adapted(damping_, rho);
+      const Scalar change = damping_ - before;
+      if (change == 0 || change * last_change < 0) break;
+      last_change = change;
     }
-    rng_ = rng;
-    raw_gradient_ = step_.gradient();
-    preconditioner_.precondition();
-    take_step();
-    return step_.report();
+    gamma_ = std::sqrt(damping_ + coupled_decay());
+    preconditioner_.redamp(gamma_ * gamma_);
+    return damping_;
   }
 
   const Options& options() const { return options_; }
-  /// For schedules; a new damping takes effect at the next inverse. \throws OptionError
+  /// As it is now, adapted or not.
+  Scalar damping() const { return damping_; }
+  /// For schedules made by hand: instead of what the options say. \throws OptionError
   void set_learning_rate(Scalar learning_rate) {
     change([=](Options& options) { options.learning_rate = learning_rate; });
   }
   void set_damping(Scalar damping) {
     change([=](Options& options) { options.damping = damping; });
+    preconditioner_.set_damping(damping);
+    damping_ = damping;
+    gamma_ = std::sqrt(damping_ + coupled_decay());
   }
+  /// How many steps were taken, rejected ones and those of the burn-in among them.
+  Index steps() const { return steps_; }
 
   /// The factors and blocks.
   Preconditioner<Scalar>& preconditioner() { return preconditioner_; }
+  const TwoLevel<Scalar>& two_level() const { return two_level_; }
 
-  /// One line a layer that has parameters: its name, kind and how it is stepped.
+  /// A table of the layers that have parameters: how each is stepped, and what that costs.
   std::string summary() const {
-    std::string text;
-    for (const LayerView<Scalar>& layer : step_.layers()) {
-      if (layer.parameters.size() == 0) continue;
-      text += layer.name + "  " + layer.kind + "  " + std::to_string(layer.parameters.size()) +
-              " parameters  ";
-      const auto& curved = preconditioner_.layers();
-      const auto found = std::find_if(curved.begin(), curved.end(), [&](const auto& candidate) {
-        return candidate->layer().name == layer.name;
-      });
-      if (found == curved.end()) {
-        text += "plain gradient (no curvature block)";
-      } else {
-        const auto& blocks = (*found)->blocks();
-        const std::string inputs = std::to_string(blocks[0]->columns());
-        const std::string outputs = std::to_string(blocks[0]->outputs());
-        text += std::string(blocks[0]->kind()) + ": A " + inputs + 'x' + inputs + ", G " + outputs +
-                'x' + outputs;
-        if (blocks.size() > 1) text += ", " + std::to_string(blocks.size()) + " groups";
-      }
-      text += '\n';
-    }
-    return text;
+    return kfac::summary(step_.layers(), preconditioner_.layers(), groups_);
+  }
+
+  /// Everything that steps change but the model: for a run to be resumed as if it had not stopped.
+  void visit_state(StateVisitor& visitor) {
+    visitor.visit("steps", steps_);
+    visitor.visit("damping", damping_);
+    visitor.visit("gamma", gamma_);
+    visitor.visit("coarse_due", coarse_due_);
+    visitor.visit("rng", rng_);
+    visitor.in("momentum", memory_);
+    visitor.in("preconditioner", preconditioner_);
+    visitor.in("two_level", two_level_);
   }
 
  private:
-  /// The gradient pass feeds the factors only where it is what they are made of.
-  void collect_loss_gradients(bool factor_due, Scalar factor) {
-    using What = typename Collection<Scalar>::What;
-    if (factor_due && options_.fisher == FisherType::Empirical)
-      preconditioner_.collect({What::Vectors, Scalar(1) / (factor * factor)});
+  static constexpr const char* kWhere = "kfac::KfacOptimizer";
+  using Part = typename BatchObjective<Model, LossType>::Part;
+
+  const StepReport<Scalar>& step_on(std::span<const Part> parts) {
+    if (!measure(parts)) return step_.report();
+    StepReport<Scalar>& report = step_.report();
+    if (steps_ < options_.burn_in) {
+      report.burn_in = true;
+      return end_step();
+    }
+    const bool adapts = options_.damping_adaptation.is_due(steps_);
+    precondition_or_search();
+    if (!try_step(adapts)) return fail(StepStatus::NonFiniteStep);
+    const Scalar rho = adapts || options_.rejection.enabled ? evaluate() : Scalar(0);
+    if (options_.rejection.enabled) reject_or_shrink();
+    if (report.rejected)
+      memory_.stop(0, step_.delta().size());  // or it would go uphill again
     else
-      preconditioner_.collect({What::Nothing, Scalar(1)});
+      memory_.accept(scale_of_change_);
+    if (adapts) damping_ = options_.damping_adaptation.adapted(damping_, rho);
+    if (report.rejected && options_.damping_adaptation.every > 0)
+      damping_ =
+          std::min(damping_ * options_.rejection.damping_factor, options_.damping_adaptation.max);
+    return end_step();
   }
 
-  void take_step() {
-    const Scalar rate = options_.learning_rate;
-    const Scalar decrease = step_.gradient().dot(raw_gradient_);
-    Scalar kl_scale = 1;
-    if (options_.kl_clip > 0 && rate * rate * decrease > options_.kl_clip)
-      kl_scale = std::sqrt(options_.kl_clip / decrease) / rate;
-    step_.report().kl_scale = kl_scale;
-    step_.delta() = options_.momentum * previous_ - (rate * kl_scale) * step_.gradient();
-    if (!step_.finish()) return;
-    previous_ = step_.delta();
-    preconditioner_.advance();
+  /// Loss, gradient and curvature of a batch, into the report, `raw_gradient_` and the running
+  /// averages. False if the step ends there.
+  bool measure(std::span<const Part> parts) {
+    const auto values = options_.at(steps_);
+    for (std::size_t i = 0; i < groups_.size(); ++i)
+      if (groups_[i]) rate_scales_[i] = groups_[i]->scales_at(kWhere, steps_).second;
+    preconditioner_.begin_step();
+    values_ = values;
+    seconds_ = {};
+    clock_ = {};
+
+    objective_.set(parts);
+    preconditioner_.discard();
+    Rng rng = rng_;  // what is drawn counts once it has gone into the factors
+    const Scalar loss = objective_.differentiate(
+        preconditioner_, {options_.fisher, options_.samples}, rng, seconds_);
+    clock_ = {};
+    if (options_.damping_adaptation.every == 0) damping_ = values_.damping;
+    if (!step_.begin(loss, steps_)) return finish_report().ok();
+    StepReport<Scalar>& report = step_.report();
+    report.damping = damping_;
+    step_.add_parameters(coupled_decay(), step_.gradient());
+    raw_gradient_ = step_.gradient();
+    lap(seconds_.update);
+
+    if (options_.gamma_search.every == 0) gamma_ = std::sqrt(damping_ + coupled_decay());
+    const PreconditionerReport& update =
+        preconditioner_.update(gamma_ * gamma_, objective_.curvature_scale());
+    lap(seconds_.factors);
+    seconds_.factors -= update.inverse_seconds;
+    seconds_.inverses += update.inverse_seconds;
+    if (!update.ok()) {
+      report.layer = update.layer;
+      return fail(update.status).ok();
+    }
+    rng_ = rng;
+    stop_frozen_layers();
+    update_coarse_space();
+    lap(seconds_.factors);
+    return true;
   }
+
+  void update_coarse_space() {
+    if (options_.two_level.space == CoarseSpace::None || steps_ < coarse_due_) return;
+    two_level_.refresh_space();
+    for (std::size_t part = 0; part < objective_.parts(); ++part) {
+      objective_.load(part);
+      two_level_.add(model_, loss_, objective_.scale());
+    }
+    two_level_.commit();
+    coarse_due_ = steps_ + preconditioner_.values().inverse_every;
+  }
+
+  Scalar coupled_decay() const {
+    return options_.decoupled_weight_decay ? Scalar(0) : values_.weight_decay;
+  }
+
+  /// Preconditions the gradient as it is in the model, with the given damping of the curvature.
+  void precondition(Scalar damping) {
+    VectorMap<Scalar>& v = step_.gradient();
+    const Scalar clip = step_.clip(values_.gradient_clip);
+    if (clip != 1) {
+      v *= clip;
+      step_.add_parameters((1 - clip) * coupled_decay(), v);  // of the loss's gradient alone
+    }
+    memory_.before(v, values_.momentum);
+    seen_gradient_ = v;
+    const auto inverse = [this](const auto&) { preconditioner_.precondition(); };
+    if (options_.two_level.space == CoarseSpace::None)
+      preconditioner_.precondition();
+    else
+      two_level_.precondition(damping, v, inverse);
+    memory_.after(v, values_.momentum, values_.second_moment_decay, values_.epsilon);
+    scale_layers(v);  // only now: a division by the root of squares would take it back
+    scale_layers(seen_gradient_);
+    decrease_ = v.dot(seen_gradient_);
+    step_.report().preconditioner_damping = damping;
+    lap(seconds_.precondition);
+  }
+
+  /// Multiplies a flat vector with the groups' scales of the learning rate.
+  template <class Flat>
+  void scale_layers(Flat& flat) const {
+    std::size_t index = 0;
+    step_.for_each_layer([&](const LayerView<Scalar>& layer, Index offset) {
+      const Scalar scale = rate_scales_[index++];
+      if (scale != 1) flat.segment(offset, layer.parameters.size()) *= scale;
+    });
+  }
+  /// Layers that are to stay where they are do not coast either.
+  void stop_frozen_layers() {
+    std::size_t index = 0;
+    step_.for_each_layer([&](const LayerView<Scalar>& layer, Index offset) {
+      if (rate_scales_[index++] == 0) memory_.stop(offset, layer.parameters.size());
+    });
+  }
+
+  /// With the gamma there is, or the best of three if it is time to look.
+  void precondition_or_search() {
+    if (options_.gamma_search.is_due(steps_)) {
+      Scalar best = gamma_;
+      double least = std::numeric_limits<double>::infinity();
+      for (const Scalar candidate : options_.gamma_search.candidates(gamma_)) {
+        step_.gradient() = raw_gradient_;
+        if (!redamp(candidate)) continue;
+        precondition(candidate * candidate);
+        const QuadraticModel model = quadratic_model();
+        const double change =
+            model.damped_change(coefficients(model), static_cast<double>(damping_));
+        if (!(change < least)) continue;
+        least = change;
+        best = candidate;
+      }
+      gamma_ = best;
+      step_.gradient() = raw_gradient_;
+      redamp(gamma_);
+    }
+    precondition(gamma_ * gamma_);
+  }
+  bool redamp(Scalar gamma) {
+    const bool done = preconditioner_.redamp(gamma * gamma);
+    lap(seconds_.inverses);
+    return done;
+  }
+
+  /// Of the objective along the preconditioned gradient and, with momentum, the last change.
+  QuadraticModel quadratic_model() {
+    direction_ = step_.gradient();
+    const bool has_last = memory_.has_velocity() && !memory_.velocity().isZero(0) &&
+                          (options_.adaptive_momentum || values_.momentum > 0);
+    return model_along(direction_, has_last ? &memory_.velocity() : nullptr);
+  }
+  QuadraticModel model_along(const Vector<Scalar>& first, const Vector<Scalar>* second) {
+    QuadraticModel model;
+    model.curvature = objective_.curvature(first, second);
+    model.accuracy = static_cast<double>(std::numeric_limits<Scalar>::epsilon());
+    const auto dot = [](const Vector<Scalar>& a, const Vector<Scalar>& b) {
+      return a.template cast<double>().dot(b.template cast<double>());
+    };
+    const auto add = [&](int i, int j, const Vector<Scalar>& a, const Vector<Scalar>& b) {
+      model.gram(i, j) = model.gram(j, i) = dot(a, b);
+      const auto decayed = static_cast<double>(coupled_decay() * step_.decayed_dot(a, b));
+      model.curvature(i, j) += decayed;
+      if (i != j) model.curvature(j, i) += decayed;
+    };
+    add(0, 0, first, first);
+    model.slope(0) = dot(first, raw_gradient_);
+    if (second) {
+      add(0, 1, first, *second);
+      add(1, 1, *second, *second);
+      model.slope(1) = dot(*second, raw_gradient_);
+    }
+    lap(seconds_.quadratic_model);
+    return model;
+  }
+  /// Of the two directions: minus the learning rate, and the momentum.
+  Eigen::Vector2d coefficients(const QuadraticModel& model) const {
+    std::optional<double> rate, momentum;
+    if (!options_.adaptive_learning_rate)
+      rate = -static_cast<double>(values_.learning_rate * kl_scale(values_.learning_rate));
+    if (!options_.adaptive_momentum) momentum = static_cast<double>(values_.momentum);
+    return model.minimum(static_cast<double>(damping_), rate, momentum);
+  }
+
+  Scalar kl_scale(Scalar rate) const {
+    const bool is_natural = options_.momentum_type != MomentumType::Adam &&
+                            options_.momentum_type != MomentumType::RmsProp;
+    if (options_.adaptive_learning_rate || !is_natural || !(values_.kl_clip > 0)) return 1;
+    if (!(rate * rate * decrease_ > values_.kl_clip)) return 1;
+    return std::sqrt(values_.kl_clip / decrease_) / rate;
+  }
+
+  /// Makes the change of the parameters of the preconditioned gradient, and changes them.
+  /// `predict`: report what the quadratic model says of it. False if it is not finite.
+  bool try_step(bool predict) {
+    StepReport<Scalar>& report = step_.report();
+    Scalar rate = values_.learning_rate;
+    Scalar momentum = values_.momentum;
+    report.kl_scale = kl_scale(rate);
+    if (options_.adaptive_learning_rate || options_.adaptive_momentum) {
+      const QuadraticModel model = quadratic_model();
+      const Eigen::Vector2d w = coefficients(model);
+      if (options_.adaptive_learning_rate) rate = static_cast<Scalar>(-w(0));
+      if (options_.adaptive_momentum) momentum = static_cast<Scalar>(w(1));
+      report.predicted_change = static_cast<Scalar>(model.change(w));
+      predict = false;
+    }
+    report.learning_rate = rate;
+    report.momentum = momentum;
+    Vector<Scalar>& delta = step_.delta();
+    memory_.change(step_.gradient(), rate * report.kl_scale, momentum, delta);
+    report.norm_scale = scale_of_change_ = norm_scale(delta);
+    if (scale_of_change_ != 1) delta *= scale_of_change_;
+    if (options_.decoupled_weight_decay) {
+      direction_.setZero(delta.size());
+      step_.add_parameters(-rate * values_.weight_decay, direction_);
+      scale_layers(direction_);
+      delta += direction_;
+    }
+    // What was found along two directions holds for the step that is made of them alone.
+    const bool is_other = scale_of_change_ != 1 || options_.decoupled_weight_decay;
+    predict = predict || (is_other && !std::isnan(report.predicted_change));
+    old_loss_ = report.loss + half_decay();
+    lap(seconds_.update);
+    if (predict)
+      report.predicted_change = static_cast<Scalar>(model_along(delta, nullptr).change({1.0, 0.0}));
+    remember_parameters();
+    const bool finite = step_.finish();
+    lap(seconds_.update);
+    return finite;
+  }
+
+  Scalar half_decay() const {
+    const Scalar decay = coupled_decay();
+    return decay > 0 ? decay / 2 * step_.parameters_squared_norm() : Scalar(0);
+  }
+
+  /// By how much the norm constraint shortens a change.
+  Scalar norm_scale(const Vector<Scalar>& delta) {
+    if (!(values_.norm_constraint > 0)) return 1;
+    direction_ = delta;
+    for (const auto& layer : preconditioner_.layers()) {
+      const Index offset = layer->layer().gradient.data() - step_.gradient().data();
+      layer->multiply({direction_.data() + offset, layer->layer().gradient.size()});
+    }
+    const Scalar square = direction_.dot(delta);
+    return square > values_.norm_constraint ? std::sqrt(values_.norm_constraint / square)
+                                            : Scalar(1);
+  }
+
+  /// The loss after the step, into the report; returns rho, if there was a prediction.
+  Scalar evaluate() {
+    StepReport<Scalar>& report = step_.report();
+    report.new_loss = objective_.value();
+    report.reduction_ratio =
+        reduction_ratio(report.new_loss + half_decay() - old_loss_, report.predicted_change);
+    lap(seconds_.evaluation);
+    return report.reduction_ratio;
+  }
+
+  /// Shortens the step while the loss is higher than before, and in the end takes it back.
+  void reject_or_shrink() {
+    StepReport<Scalar>& report = step_.report();
+    const auto improved = [&] { return report.new_loss + half_decay() <= old_loss_; };
+    while (!improved()) {
+      take_back();
+      if (report.shrinks == options_.rejection.shrinks) {
+        report.rejected = true;
+        report.step_norm = 0;
+        std::ranges::fill(report.layer_step_norms, Scalar(0));
+        return;
+      }
+      ++report.shrinks;
+      step_.delta() *= options_.rejection.shrink;
+      scale_of_change_ *= options_.rejection.shrink;
+      step_.finish();
+      report.new_loss = objective_.value();
+      lap(seconds_.evaluation);
+    }
+  }
+
+  // The parameters before the step, to be put back bit by bit.
+  void remember_parameters() {
+    if (!options_.rejection.enabled && options_.damping_adaptation.every == 0) return;
+    before_.resize(step_.delta().size());
+    step_.for_each_layer([&](const LayerView<Scalar>& layer, Index offset) {
+      before_.segment(offset, layer.parameters.size()) = layer.parameters;
+    });
+  }
+  void take_back() {
+    step_.for_each_layer([&](const LayerView<Scalar>& layer, Index offset) {
+      VectorMap<Scalar> parameters = layer.parameters;
+      parameters = before_.segment(offset, parameters.size());
+    });
+  }
+
+  /// A damping that is adapted rises where it was too small for this precision, and gamma with it.
+  const StepReport<Scalar>& fail(StepStatus status) {
+    const bool from_damping =
+        status == StepStatus::NonFiniteStep || status == StepStatus::FactorizationFailed;
+    if (from_damping && options_.damping_adaptation.every > 0)
+      damping_ = options_.damping_adaptation.adapted(damping_, StepReport<Scalar>::kNone);
+    gamma_ = std::max(gamma_, std::sqrt(damping_ + coupled_decay()));
+    step_.report().status = status;
+    return finish_report();
+  }
+  const StepReport<Scalar>& end_step() {
+    preconditioner_.advance();
+    ++steps_;
+    return finish_report();
+  }
+  const StepReport<Scalar>& finish_report() {
+    lap(seconds_.update);
+    step_.report().seconds = seconds_;
+    return step_.report();
+  }
+  void lap(double& seconds) { seconds += clock_.lap(); }
 
   template <class Change>
   void change(Change apply) {
     Options changed = options_;
     apply(changed);
     changed.validate();
-    options_ = changed;
+    apply(options_);  // not replaced: its groups are referred to
   }
 
   Model& model_;
   LossType loss_;
   Options options_;
+  typename Options::Values values_;  // of this step
   Preconditioner<Scalar> preconditioner_;
+  TwoLevel<Scalar> two_level_;
+  BatchObjective<Model, LossType> objective_;
+  std::vector<Part> parts_;  // of a batch in slices
   ParameterStep<Scalar> step_;
+  std::vector<const LayerGroup<Scalar>*> groups_;  // of each layer, or null
+  std::vector<Scalar> rate_scales_;                // of each layer, at this step
+  MomentumRule<Scalar> memory_;
   Rng rng_;
-  Vector<Scalar> raw_gradient_;
-  Vector<Scalar> previous_;  // the last change of the parameters
-  FisherScratch<Scalar> scratch_;
+  Vector<Scalar> raw_gradient_;   // with weight decay, before anything is done to it
+  Vector<Scalar> seen_gradient_;  // what was preconditioned
+  Vector<Scalar> direction_;
+  Vector<Scalar> before_;
+  Scalar damping_;
+  Scalar gamma_;
+  Scalar decrease_ = 0;  // v^T of what was preconditioned
+  Scalar scale_of_change_ = 1;
+  Scalar old_loss_ = 0;  // with weight decay
+  Index steps_ = 0;
+  Index coarse_due_ = 0;
+  StepSeconds seconds_;
+  detail::LapClock clock_;
 };
 
 }  // namespace kfac

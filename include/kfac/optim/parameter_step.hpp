@@ -2,14 +2,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <functional>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include <kfac/nn/layer.hpp>
 #include <kfac/optim/step_report.hpp>
 
 namespace kfac {
+
+/// Picks parameters of a model: each of `layer.parameter_info`. The usual one leaves biases out:
+///
+///     [](const auto& layer, const auto& parameter) { return !parameter.name.starts_with("bias"); }
+template <RealScalar S>
+using ParameterPredicate = std::function<bool(const LayerView<S>&, const ParameterInfo&)>;
 
 /// What every optimizer does around its own rule: reads a model's flat parameters and gradient,
 /// checks them, and takes a step that was written to `delta()`, whole or not at all.
@@ -21,12 +28,15 @@ class ParameterStep {
       : layers_(model.layers()),
         gradient_(model.gradient()),
         delta_(Vector<S>::Zero(gradient_.size())) {
+    report_.layer_gradient_norms.assign(layers_.size(), S(0));
     report_.layer_step_norms.assign(layers_.size(), S(0));
+    set_decayed({});
   }
 
   const std::vector<LayerView<S>>& layers() const { return layers_; }
   VectorMap<S>& gradient() { return gradient_; }
   Vector<S>& delta() { return delta_; }
+  const Vector<S>& delta() const { return delta_; }
   StepReport<S>& report() { return report_; }
 
   /// Calls body(layer, offset of its parameters in the flat vectors).
@@ -39,50 +49,135 @@ class ParameterStep {
     }
   }
 
-  /// Starts the report; a loss, where there is one, or a gradient that is not finite ends the step.
-  bool begin(std::optional<S> loss) {
-    report_.status = StepStatus::Ok;
-    report_.layer.clear();
-    report_.loss = loss.value_or(std::numeric_limits<S>::quiet_NaN());
-    report_.gradient_norm = std::numeric_limits<S>::quiet_NaN();
-    report_.step_norm = 0;
-    std::ranges::fill(report_.layer_step_norms, S(0));
-    report_.kl_scale = 1;
+  /// Which parameters weight decay is for; all where there is no predicate.
+  void set_decayed(const ParameterPredicate<S>& decays) {
+    decayed_.clear();
+    for_each_layer([&](const LayerView<S>& layer, Index offset) {
+      VectorMap<S> parameters = layer.parameters;
+      Index begin = 0, end = 0;  // of what decays, side by side
+      const auto add = [&] {
+        if (begin < end)
+          decayed_.push_back({offset + begin, {parameters.data() + begin, end - begin}});
+      };
+      if (!decays) end = parameters.size();
+      for (const ParameterInfo& parameter : layer.parameter_info) {
+        if (!decays || !decays(layer, parameter)) continue;
+        if (parameter.offset != end) {
+          add();
+          begin = parameter.offset;
+        }
+        end = parameter.offset + parameter.rows * parameter.columns;
+      }
+      add();
+    });
+  }
+
+  /// Starts the report afresh; a loss, where there is one, or a gradient that is not finite ends
+  /// the step. `step` is how many there were before it.
+  bool begin(std::optional<S> loss, Index step = 0) {
+    clear_report();
+    report_.step = step;
+    if (loss) report_.loss = *loss;
     if (loss && !std::isfinite(*loss)) {
       report_.status = StepStatus::NonFiniteLoss;
       return false;
     }
-    report_.gradient_norm = norm(gradient_);
+    report_.gradient_norm = norms(gradient_, report_.layer_gradient_norms);
     if (std::isfinite(report_.gradient_norm)) return true;
     return fail_at_first_non_finite(StepStatus::NonFiniteGradient, gradient_);
   }
 
-  /// Adds `factor` times the parameters to a flat vector.
+  /// What the gradient is to be multiplied with for its norm to be at most `largest` (0: any),
+  /// which the report then tells. \source Pascanu, Mikolov and Bengio 2013, arXiv 1211.5063,
+  /// algorithm 1
+  S clip(S largest) {
+    if (largest > 0 && report_.gradient_norm > largest)
+      report_.gradient_scale = largest / report_.gradient_norm;
+    return report_.gradient_scale;
+  }
+
+  /// Adds `factor` times the parameters that decay to a flat vector.
   template <class Flat>
   void add_parameters(S factor, Flat& flat) const {
     if (factor == 0) return;
-    for_each_layer([&](const LayerView<S>& layer, Index offset) {
-      flat.segment(offset, layer.parameters.size()) += factor * layer.parameters;
-    });
+    for (const Decayed& part : decayed_)
+      flat.segment(part.offset, part.parameters.size()) += factor * part.parameters;
+  }
+
+  /// The inner product of two flat vectors over the parameters that decay, summed in double.
+  template <class A, class B>
+  S decayed_dot(const A& a, const B& b) const {
+    double sum = 0;
+    for (const Decayed& part : decayed_)
+      sum += a.segment(part.offset, part.parameters.size())
+                 .template cast<double>()
+                 .dot(b.segment(part.offset, part.parameters.size()).template cast<double>());
+    return static_cast<S>(sum);
+  }
+  template <class Flat>
+  S decayed_squared_norm(const Flat& flat) const {
+    return decayed_dot(flat, flat);
+  }
+  /// Of the parameters that decay themselves.
+  S parameters_squared_norm() const {
+    double sum = 0;
+    for (const Decayed& part : decayed_)
+      sum += part.parameters.template cast<double>().squaredNorm();
+    return static_cast<S>(sum);
   }
 
   /// Adds `delta()` to the parameters, unless it is not finite.
   bool finish() {
-    const S step_norm = norm(delta_);
-    if (!std::isfinite(step_norm))
+    const S step_norm = norms(delta_, report_.layer_step_norms);
+    if (!std::isfinite(step_norm)) {
+      std::ranges::fill(report_.layer_step_norms, S(0));
       return fail_at_first_non_finite(StepStatus::NonFiniteStep, delta_);
+    }
     report_.step_norm = step_norm;
-    std::size_t index = 0;
     for_each_layer([&](const LayerView<S>& layer, Index offset) {
       VectorMap<S> parameters = layer.parameters;
-      const auto step = delta_.segment(offset, parameters.size());
-      parameters += step;
-      report_.layer_step_norms[index++] = norm(step);
+      parameters += delta_.segment(offset, parameters.size());
     });
     return true;
   }
 
  private:
+  /// Parameters that decay and lie side by side, and where they do in the flat vectors.
+  struct Decayed {
+    Index offset;
+    VectorMap<S> parameters;
+  };
+
+  /// All but the memory for the norms.
+  void clear_report() {
+    StepReport<S> fresh;
+    fresh.layer_gradient_norms = std::move(report_.layer_gradient_norms);
+    fresh.layer_step_norms = std::move(report_.layer_step_norms);
+    std::ranges::fill(fresh.layer_gradient_norms, StepReport<S>::kNone);
+    std::ranges::fill(fresh.layer_step_norms, S(0));
+    fresh.gradient_norm = StepReport<S>::kNone;
+    report_ = std::move(fresh);
+  }
+
+  /// Writes the norm of each layer's segment, and returns that of all.
+  template <class Flat>
+  S norms(const Flat& flat, std::vector<S>& of_layers) const {
+    std::size_t index = 0;
+    S largest = 0;
+    bool finite = true;
+    for_each_layer([&](const LayerView<S>& layer, Index offset) {
+      const S value = norm(flat.segment(offset, layer.parameters.size()));
+      finite = finite && std::isfinite(value);
+      largest = std::max(largest, value);
+      of_layers[index++] = value;
+    });
+    if (!finite) return StepReport<S>::kNone;
+    if (largest == 0) return 0;
+    S squares = 0;
+    for (const S value : of_layers) squares += (value / largest) * (value / largest);
+    return largest * std::sqrt(squares);
+  }
+
   /// Also where the squares overflow and the norm does not.
   template <class Flat>
   static S norm(const Flat& flat) {
@@ -101,6 +196,7 @@ class ParameterStep {
   }
 
   std::vector<LayerView<S>> layers_;
+  std::vector<Decayed> decayed_;
   VectorMap<S> gradient_;
   Vector<S> delta_;
   StepReport<S> report_;

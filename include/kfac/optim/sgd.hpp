@@ -1,73 +1,78 @@
 #pragma once
 
-#include <cmath>
+#include <utility>
 
-#include <kfac/core/errors.hpp>
-#include <kfac/optim/parameter_step.hpp>
+#include <kfac/optim/gradient_rule.hpp>
 
 namespace kfac {
 
+/// Each number is a constant or a schedule.
 template <RealScalar S>
 struct SgdOptions {
-  S learning_rate = S(1e-3);  ///< > 0, finite
-  S momentum = 0;             ///< in [0, 1)
-  bool nesterov = false;      ///< needs momentum > 0
-  S weight_decay = 0;         ///< >= 0; times the parameters is added to the gradient
+  Schedule<S> learning_rate = S(1e-3);  ///< > 0, finite
+  Schedule<S> momentum = S(0);          ///< in [0, 1)
+  bool nesterov = false;                ///< needs momentum > 0
+  Schedule<S> weight_decay = S(0);      ///< >= 0; times the parameters is added to the gradient
+  /// Weight decay times learning rate and parameters is taken off the parameters instead.
+  /// \source Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 1
+  bool decoupled = false;
+  Schedule<S> gradient_clip = S(0);   ///< largest norm of the whole gradient; >= 0, 0: any
+  ParameterPredicate<S> decays = {};  ///< which parameters weight decay is for; empty: all
 
-  void validate() const {
-    static constexpr const char* kWhere = "kfac::Sgd";
-    detail::check_option(learning_rate > 0 && std::isfinite(learning_rate), kWhere, "learning_rate",
-                         learning_rate, "> 0 and finite");
-    detail::check_option(momentum >= 0 && momentum < 1, kWhere, "momentum", momentum, "in [0, 1)");
-    detail::check_option(!nesterov || momentum > 0, kWhere, "momentum", momentum,
-                         "> 0 with nesterov");
-    detail::check_option(weight_decay >= 0 && std::isfinite(weight_decay), kWhere, "weight_decay",
-                         weight_decay, ">= 0 and finite");
+  static constexpr const char* kWhere = "kfac::Sgd";
+
+  struct Values {
+    S learning_rate, momentum;
+    bool nesterov;
+    S weight_decay;
+    bool decoupled;
+    S gradient_clip;
+  };
+  /// What the schedules give at a step. \throws OptionError
+  Values at(Index step) const {
+    const Values values{
+        detail::scheduled_positive(learning_rate, step, kWhere, "learning_rate"),
+        detail::scheduled_decay(momentum, step, kWhere, "momentum"),
+        nesterov,
+        detail::scheduled_non_negative(weight_decay, step, kWhere, "weight_decay"),
+        decoupled,
+        detail::scheduled_non_negative(gradient_clip, step, kWhere, "gradient_clip")};
+    if (nesterov)
+      detail::scheduled(
+          momentum, step, kWhere, "momentum", [](S value) { return value > 0; },
+          "> 0 with nesterov");
+    return values;
   }
+  void validate() const { at(0); }
 };
 
 /// Stochastic gradient descent as torch.optim.SGD: v <- momentum v + g, then theta <- theta - lr v
 /// (Nesterov: theta - lr (g + momentum v)). The model must outlive it and stay where it is.
 template <RealScalar S>
-class Sgd {
+class Sgd : public detail::GradientRule<Sgd<S>, S, SgdOptions<S>> {
+  using Base = detail::GradientRule<Sgd<S>, S, SgdOptions<S>>;
+  friend Base;
+
  public:
+  static constexpr const char* kName = "Sgd";
+
   /// \throws OptionError
   template <class Model>
   explicit Sgd(Model& model, SgdOptions<typename Model::Scalar> options = {})
-      : options_((options.validate(), options)),
-        step_(model),
-        velocity_(Vector<S>::Zero(step_.delta().size())),
-        next_velocity_(velocity_) {}
-
-  /// Steps along the model's gradient, as the last backward pass (and whatever was done to the
-  /// gradient since) left it. The loss, where it is given, is checked and reported.
-  const StepReport<S>& step(std::optional<S> loss = {}) {
-    if (!step_.begin(loss)) return step_.report();
-    next_velocity_ = options_.momentum * velocity_ + step_.gradient();
-    step_.add_parameters(options_.weight_decay, next_velocity_);
-    Vector<S>& delta = step_.delta();
-    if (options_.nesterov) {
-      delta = -options_.learning_rate * (step_.gradient() + options_.momentum * next_velocity_);
-      step_.add_parameters(-options_.learning_rate * options_.weight_decay, delta);
-    } else {
-      delta = -options_.learning_rate * next_velocity_;
-    }
-    if (step_.finish()) velocity_.swap(next_velocity_);
-    return step_.report();
-  }
-
-  const SgdOptions<S>& options() const { return options_; }
-  /// For schedules. \throws OptionError
-  void set_learning_rate(S learning_rate) {
-    SgdOptions<S> changed = options_;
-    changed.learning_rate = learning_rate;
-    changed.validate();
-    options_ = changed;
-  }
+      : Base(model, std::move(options)), velocity_(this->zeros()), next_velocity_(velocity_) {}
 
  private:
-  SgdOptions<S> options_;
-  ParameterStep<S> step_;
+  void propose(const typename SgdOptions<S>::Values& now, Vector<S>& delta) {
+    this->report().momentum = now.momentum;
+    next_velocity_ = now.momentum * velocity_ + delta;
+    if (now.nesterov)
+      delta = -now.learning_rate * (delta + now.momentum * next_velocity_);
+    else
+      delta = -now.learning_rate * next_velocity_;
+  }
+  void accept() { velocity_.swap(next_velocity_); }
+  void visit_memory(StateVisitor& visitor) { visitor.visit("velocity", velocity_); }
+
   Vector<S> velocity_, next_velocity_;
 };
 

@@ -11,11 +11,16 @@ namespace {
 
 using examples::AutoencoderStudy;
 
-/// The same batches of 512 for all, and 200 steps.
+/// Batches of 512, and 75 seconds of training.
 AutoencoderStudy w3() {
   AutoencoderStudy study;
   study.batch_size = 512;
-  study.steps = 200;
+  study.damping = 0.1F;
+  study.steps = 100000;
+  study.first_order_steps = 0;
+  study.seconds = 75;
+  study.evaluate_every = 25;
+  study.report_steps = {10, 25, 50, 100, 200, 400, 600};
   return study;
 }
 

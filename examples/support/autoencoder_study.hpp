@@ -19,32 +19,32 @@ struct AutoencoderStudy {
   std::string initialization = "glorot";
   std::string inputs = "pixels";  ///< or "standardised"
   float sgd_learning_rate = 2e-3F;
-  float sgd_momentum = 0.97F;  ///< Nesterov's
-  float adam_learning_rate = 7e-4F;
+  float sgd_momentum = 0.99F;  ///< Nesterov's
+  float adam_learning_rate = 1e-3F;
   // The rest is K-FAC's.
   float learning_rate = 1;
   float momentum = 0.9F;
-  std::string adaptive = "no";  ///< or "yes": the damping is then only the first
-  float damping = 1;
+  std::string adaptive = "yes";  ///< or "no"; with "yes" the damping is only the first
+  float damping = 0.3F;
   float kl_clip = 1;
   float factor_decay = 0.95F;
-  kfac::Index factor_every = 1;
-  kfac::Index inverse_every = 10;
+  kfac::Index factor_every = 2;
+  kfac::Index inverse_every = 5;
   /// Or "curvature-propagation" or "empirical". (All vectors of the 784 outputs take too long.)
   std::string fisher = "monte-carlo";
 
   kfac::Index batch_size = 1000;
   kfac::Index first_order_batch_size = 0;  ///< of SGD and Adam; 0: the same
-  kfac::Index steps = 500;
-  kfac::Index first_order_steps = 0;  ///< of SGD and Adam; 0: the same
-  float seconds = 0;                  ///< of training, of each optimizer; 0: as the steps take
-  std::optional<float> until = {};    ///< the loss at which an optimizer is done
-  kfac::Index evaluate_every = 50;
+  kfac::Index steps = 150;
+  kfac::Index first_order_steps = 2200;  ///< of SGD and Adam; 0: the same
+  float seconds = 0;                     ///< of training, of each optimizer; 0: as the steps take
+  std::optional<float> until = {};       ///< the loss at which an optimizer is done
+  kfac::Index evaluate_every = 10;
   kfac::Index evaluation_examples = 10000;
   /// Steps after which there is an evaluation too, for the table of losses.
-  std::vector<double> report_steps = {10, 25, 50, 100, 200};
+  std::vector<double> report_steps = {10, 25, 50, 100, 150, 500, 1000, 2000};
   /// Losses for the table of what it took to reach them.
-  std::vector<double> targets = {300, 280, 260, 250, 240, 235, 230, 225, 220, 215};
+  std::vector<double> targets = {300, 280, 260, 240, 230, 225, 220, 217.5, 215, 212.5, 210};
   std::uint64_t seed = 0;
 
   std::string csv = {};   ///< file to write every record to; empty for none

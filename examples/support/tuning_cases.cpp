@@ -115,9 +115,13 @@ TuningCase not_finite() {
   Kfac smaller = wild;
   smaller.learning_rate = 0.03F;
   smaller.damping = 0.1F;
-  const Kfac singular{.learning_rate = 0.3F, .damping = 1e-12F};
+  const Kfac singular{.learning_rate = 0.3F, .damping = 1e-12F, .kl_clip = 1e-2F};
   Kfac adapted = singular;
   adapted.damping_adaptation = {.every = 1, .factor = 0.5F};
+  Kfac fresh = adapted;
+  fresh.inverse_every = 1;
+  Kfac forgetful = fresh;
+  forgetful.momentum = 0;
   Kfac regular = singular;
   regular.damping = 1e-2F;
   return {.name = "not-finite",
@@ -128,6 +132,8 @@ TuningCase not_finite() {
                    {.name = "learning rate 0.03, damping 0.1", .options = smaller},
                    {.name = "damping 1e-12", .options = singular, .tolerated_failures = 100},
                    {.name = "the same, adapted", .options = adapted, .tolerated_failures = 100},
+                   {.name = "and inverse_every 1", .options = fresh, .tolerated_failures = 100},
+                   {.name = "and momentum 0", .options = forgetful, .tolerated_failures = 100},
                    {.name = "damping 0.01", .options = regular}},
           .losses_after = {10, 100},
           .columns = {step_count(), failed_steps(), rejected_steps(),

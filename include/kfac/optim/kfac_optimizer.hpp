@@ -33,7 +33,10 @@ namespace kfac {
 ///                                                 .damping_adaptation = {.every = 5},
 ///                                                 .gamma_search = {.every = 20},
 ///                                                 .inverse_every = 20,
+///                                                 .rejection = {.enabled = true, .shrinks = 5},
 ///                                                 .weight_decay = 1e-5f});
+///
+/// where the rejection is ours: it saves the rare step about which the quadratic model is wrong.
 ///
 /// Layers without curvature have v = g, a plain gradient step; `summary()` lists them. The last
 /// argument picks other kinds of blocks than `KroneckerBlock`, for each layer (`block_factory`).

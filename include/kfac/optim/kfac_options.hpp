@@ -82,7 +82,7 @@ struct KfacOptions {
   /// by shortening it, momentum apart; >= 0, 0: unbounded. Not used with an adaptive learning rate,
   /// which the curvature bounds, nor by Adam and RMSProp, whose steps are no natural gradients.
   /// \source Ba, Grosse and Martens 2017, section 5
-  Schedule<S> kl_clip = S(1e-2);
+  Schedule<S> kl_clip = S(1e-3);
   /// Bounds d^T F d of the whole change d, momentum included, by the curvature estimate F (the
   /// identity for layers without one); >= 0, 0: unbounded.
   Schedule<S> norm_constraint = S(0);

@@ -39,7 +39,8 @@ struct StepReport {
   S learning_rate = kNone;
   S momentum = kNone;
   S damping = kNone;
-  /// What the curvature was inverted with; gamma^2 where gamma is searched for.
+  /// Of the preconditioner, gamma^2 where gamma is searched for. K-FAC's Cholesky inverses have it
+  /// from the step at which they were made.
   S preconditioner_damping = kNone;
   /// Of the loss (with weight decay) by the quadratic model; negative is a decrease. Where a step
   /// was shortened because the loss would have risen, this and rho are of the step first tried.

@@ -19,7 +19,7 @@ struct AutoencoderStudy {
   std::string initialization = "glorot";
   std::string inputs = "pixels";  ///< or "standardised"
   float sgd_learning_rate = 2e-3F;
-  float sgd_momentum = 0.99F;  ///< Nesterov's
+  float sgd_momentum = 0.97F;  ///< Nesterov's
   float adam_learning_rate = 1e-3F;
   // The rest is K-FAC's.
   float learning_rate = 1;

@@ -80,6 +80,17 @@ TEST_CASE("Accumulation: so do steps by the quadratic model with an adapted damp
   check_slices(CrossEntropy(), dense_network(), kDense, options, 1, 6);
 }
 
+TEST_CASE("Accumulation: so do steps with a second level") {
+  for (const CoarseSpace space :
+       {CoarseSpace::Layer, CoarseSpace::LayerAndBias, CoarseSpace::Spectral})
+    for (const CoarseForm form : {CoarseForm::Additive, CoarseForm::Deflated}) {
+      CAPTURE(static_cast<int>(space), static_cast<int>(form));
+      Options options = kBase;
+      options.two_level = {.space = space, .form = form};
+      check_slices(CrossEntropy(), dense_network(), kDense, options, 1, 6);
+    }
+}
+
 TEST_CASE("Accumulation: a mean is over all labels, also where slices have different numbers") {
   Rng rng(5);
   Model model;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 #include <functional>
 #include <string>
 #include <type_traits>
@@ -9,6 +10,20 @@
 #include <kfac/core/errors.hpp>
 
 namespace kfac {
+
+namespace detail {
+
+/// Numbers that a schedule of T takes: a whole number, such as a period, is not to be cut out of a
+/// real one silently.
+template <class Number, class T>
+concept ScheduleNumber = std::is_arithmetic_v<Number> &&
+    (std::is_floating_point_v<T> || std::is_integral_v<Number>);
+
+template <class Function, class T>
+concept ScheduleFunction =
+    std::invocable<Function&, Index> && ScheduleNumber<std::invoke_result_t<Function&, Index>, T>;
+
+}  // namespace detail
 
 /// A number that an option gives for every step: a constant, or a function of how many steps there
 /// were before (from 0). Both convert to it, so that options read
@@ -21,46 +36,37 @@ template <class T>
 class Schedule {
   static_assert(std::is_arithmetic_v<T>, "a schedule is of numbers");
 
-  // A whole number, such as a period, is not to be cut out of a real one silently.
-  template <class Number>
-  static constexpr bool kTakes = std::is_arithmetic_v<Number> &&
-                                 (std::is_floating_point_v<T> || std::is_integral_v<Number>);
-
  public:
   using Value = T;
 
-  template <class Number>
-    requires kTakes<Number> Schedule(Number constant) : constant_(static_cast<T>(constant)) {}
+  template <detail::ScheduleNumber<T> Number>
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  Schedule(Number constant) : constant_(static_cast<T>(constant)) {}
 
-    /// \throws OptionError for a null pointer or an empty std::function
-    template <class Function>
-      requires kTakes<std::invoke_result_t<Function&, Index>> Schedule(Function function)
-          : function_(std::move(function)) {
-        if (!function_)
-          raise<OptionError>(
-              "kfac::Schedule: 'function' is empty, expected a function of the step");
-      }
+  /// \throws OptionError for a null pointer or an empty std::function
+  template <detail::ScheduleFunction<T> Function>
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  Schedule(Function function) : function_(std::move(function)) {
+    if (!function_)
+      raise<OptionError>("kfac::Schedule: 'function' is empty, expected a function of the step");
+  }
 
-      /// Of another type of numbers; a constant stays one.
-      template <class Other>
-        requires(kTakes<Other> && !std::is_same_v<Other, T>)
-      Schedule(const Schedule<Other>& other) {
-        if (other.is_constant())
-          constant_ = static_cast<T>(other(0));
-        else
-          function_ = other;
-      }
+  /// Of another type of numbers; a constant stays one.
+  template <detail::ScheduleNumber<T> Other>
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  Schedule(const Schedule<Other>& other) {
+    if (other.is_constant())
+      constant_ = static_cast<T>(other(0));
+    else
+      function_ = other;
+  }
 
-      T operator()(Index step) const {
-        return function_ ? function_(step) : constant_;
-      }
-      bool is_constant() const {
-        return !function_;
-      }
+  T operator()(Index step) const { return function_ ? function_(step) : constant_; }
+  bool is_constant() const { return !function_; }
 
-     private:
-      T constant_ = 0;
-      std::function<T(Index)> function_;
+ private:
+  T constant_ = 0;
+  std::function<T(Index)> function_;
 };
 
 namespace detail {

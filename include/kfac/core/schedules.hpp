@@ -147,7 +147,8 @@ detail::RealScheduleOf<A, B> step_decay(A initial, B factor, Index every) {
   detail::check_schedule_steps(kWhere, "every", every);
   const auto start = static_cast<double>(initial), base = static_cast<double>(factor);
   return [=](Index step) {
-    return static_cast<T>(start * std::pow(base, static_cast<double>(step / every)));
+    const Index stair = step / every;
+    return static_cast<T>(start * std::pow(base, static_cast<double>(stair)));
   };
 }
 

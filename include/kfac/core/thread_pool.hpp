@@ -34,6 +34,7 @@ class ThreadPool {
     for (Index i = 0; i < threads; ++i)
       workers_.emplace_back([this](const std::stop_token& stop) { work(stop); });
   }
+  ~ThreadPool() = default;
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 

@@ -40,6 +40,7 @@ class InverseUpdates {
       : options_(options), layers_(layers) {
     if (options.threads > 0) pool_ = std::make_unique<ThreadPool>(options.threads);
   }
+  ~InverseUpdates() = default;
   InverseUpdates(const InverseUpdates&) = delete;
   InverseUpdates& operator=(const InverseUpdates&) = delete;
 

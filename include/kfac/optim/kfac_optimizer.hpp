@@ -72,6 +72,7 @@ class KfacOptimizer {
       groups_.push_back(group_of(layer, options_.groups));
     rate_scales_.assign(groups_.size(), Scalar(1));
   }
+  ~KfacOptimizer() = default;
   KfacOptimizer(const KfacOptimizer&) = delete;
   KfacOptimizer& operator=(const KfacOptimizer&) = delete;
 

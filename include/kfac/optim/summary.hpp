@@ -88,7 +88,7 @@ std::string summary(const std::vector<LayerView<S>>& layers,
     });
     if (found == curvatures.end()) {
       const bool left_out = groups[i] && !groups[i]->precondition;
-      row.push_back(left_out ? "plain gradient (by its group)" : "plain gradient (no block)");
+      row.emplace_back(left_out ? "plain gradient (by its group)" : "plain gradient (no block)");
       rows.push_back(std::move(row));
       continue;
     }

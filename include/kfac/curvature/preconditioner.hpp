@@ -230,6 +230,14 @@ class Preconditioner {
     return report_.ok();
   }
   const PreconditionerReport& report() const { return report_; }
+  /// Multiplies a vector of all parameters with the undamped curvature, in place; layers without
+  /// curvature have the identity.
+  void multiply(Vector<S>& flat) {
+    for (const auto& layer : layers_) {
+      const VectorMap<S>& own = layer->layer().gradient;
+      layer->multiply({flat.data() + (own.data() - gradient_.data()), own.size()});
+    }
+  }
   void precondition() {
     for (const auto& layer : layers_) layer->precondition();
   }

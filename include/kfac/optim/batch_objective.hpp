@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include <kfac/curvature/preconditioner.hpp>
 #include <kfac/nn/network.hpp>
 #include <kfac/optim/lap_clock.hpp>
+#include <kfac/optim/parameter_step.hpp>
+#include <kfac/optim/quadratic_model.hpp>
 #include <kfac/optim/step_report.hpp>
 
 namespace kfac {
@@ -119,12 +122,12 @@ class BatchObjective {
 
   /// V^T C V of the exact generalised Gauss-Newton matrix C for V = (first, second), at the
   /// parameters of the last `differentiate`; a null `second` is zero. A tangent pass each.
-  Eigen::Matrix2d curvature(const Vector<S>& first, const Vector<S>* second) {
+  Eigen::Matrix2d curvature(const ConstVectorRef<S>& first, const Vector<S>* second) {
     const NoTracking<Model> untracked(model_);
     Eigen::Matrix2d sum = Eigen::Matrix2d::Zero();
     for (std::size_t k = 0; k < parts_.size(); ++k) {
       const ConstMatrixMap<S> outputs = load(k);
-      const auto tangent = [&](const Vector<S>& direction, Buffer<S>& into) {
+      const auto tangent = [&](const ConstVectorRef<S>& direction, Buffer<S>& into) {
         MatrixMap<S> copy = into.map(outputs.rows(), outputs.cols());
         copy = model_.tangent(direction);
         return copy;
@@ -141,6 +144,32 @@ class BatchObjective {
     }
     sum(1, 0) = sum(0, 1);
     return static_cast<double>(scale_) * sum;
+  }
+
+  /// The quadratic model along V = (first, second) of the loss and 1/2 decay |parameters|^2, over
+  /// the parameters of `step` that decay; `gradient` is that of both.
+  QuadraticModel model(const ConstVectorRef<S>& first, const Vector<S>* second,
+                       const Vector<S>& gradient, const ParameterStep<S>& step, S decay) {
+    QuadraticModel result;
+    result.curvature = curvature(first, second);
+    result.accuracy = static_cast<double>(std::numeric_limits<S>::epsilon());
+    const auto inner = [](const auto& a, const auto& b) {
+      return a.template cast<double>().dot(b.template cast<double>());
+    };
+    const auto add = [&](int i, int j, const auto& a, const auto& b) {
+      result.gram(i, j) = result.gram(j, i) = inner(a, b);
+      if (decay == 0) return;
+      const auto decayed = static_cast<double>(decay * step.decayed_dot(a, b));
+      result.curvature(i, j) += decayed;
+      if (i != j) result.curvature(j, i) += decayed;
+    };
+    add(0, 0, first, first);
+    result.slope(0) = inner(first, gradient);
+    if (!second) return result;
+    add(0, 1, first, *second);
+    add(1, 1, *second, *second);
+    result.slope(1) = inner(*second, gradient);
+    return result;
   }
 
   /// Makes a part's forward pass, unless it was the last.

@@ -12,7 +12,7 @@
 #include <kfac/data/slices.hpp>
 #include <kfac/optim/batch_objective.hpp>
 #include <kfac/optim/kfac_options.hpp>
-#include <kfac/optim/quadratic_model.hpp>
+#include <kfac/optim/layer_rates.hpp>
 #include <kfac/optim/summary.hpp>
 
 namespace kfac {
@@ -62,15 +62,13 @@ class KfacOptimizer {
         two_level_(model.layers(), preconditioner_.layers(), options_.two_level),
         objective_(model_, loss_),
         step_(model),
+        rates_(step_.layers(), options_.groups),
         memory_(options_.momentum_type, step_.delta().size()),
         rng_(options_.seed),
         raw_gradient_(Vector<Scalar>::Zero(step_.delta().size())),
         damping_(values_.damping),
         gamma_(std::sqrt(damping_ + coupled_decay())) {
     step_.set_decayed(options_.decays);
-    for (const LayerView<Scalar>& layer : step_.layers())
-      groups_.push_back(group_of(layer, options_.groups));
-    rate_scales_.assign(groups_.size(), Scalar(1));
   }
   ~KfacOptimizer() = default;
   KfacOptimizer(const KfacOptimizer&) = delete;
@@ -119,7 +117,7 @@ class KfacOptimizer {
       if (!preconditioner_.redamp(damping_ + coupled_decay())) break;
       precondition(damping_ + coupled_decay());
       const Scalar rho = try_step(true) ? evaluate() : std::numeric_limits<Scalar>::quiet_NaN();
-      take_back();
+      step_.take_back();
       damping_ = options_.damping_adaptation.adapted(damping_, rho);
       const Scalar change = damping_ - before;
       if (change == 0 || change * last_change < 0) break;
@@ -152,7 +150,7 @@ class KfacOptimizer {
 
   /// A table of the layers that have parameters: how each is stepped, and what that costs.
   std::string summary() const {
-    return kfac::summary(step_.layers(), preconditioner_.layers(), groups_);
+    return kfac::summary(step_.layers(), preconditioner_.layers(), rates_.groups());
   }
 
   /// Everything that steps change but the model: for a run to be resumed as if it had not stopped.
@@ -198,8 +196,7 @@ class KfacOptimizer {
   /// averages. False if the step ends there.
   bool measure(std::span<const Part> parts) {
     const auto values = options_.at(steps_);
-    for (std::size_t i = 0; i < groups_.size(); ++i)
-      if (groups_[i]) rate_scales_[i] = groups_[i]->scales_at(kWhere, steps_).second;
+    rates_.set_step(kWhere, steps_);
     preconditioner_.begin_step();
     values_ = values;
     seconds_ = {};
@@ -230,7 +227,7 @@ class KfacOptimizer {
       return fail(update.status).ok();
     }
     rng_ = rng;
-    stop_frozen_layers();
+    rates_.stop_frozen(step_, memory_);
     update_coarse_space();
     lap(seconds_.factors);
     return true;
@@ -267,28 +264,11 @@ class KfacOptimizer {
     else
       two_level_.precondition(damping, v, inverse);
     memory_.after(v, values_.momentum, values_.second_moment_decay, values_.epsilon);
-    scale_layers(v);  // only now: a division by the root of squares would take it back
-    scale_layers(seen_gradient_);
+    rates_.scale(step_, v);  // only now: a division by the root of squares would take it back
+    rates_.scale(step_, seen_gradient_);
     decrease_ = v.dot(seen_gradient_);
     step_.report().preconditioner_damping = damping;
     lap(seconds_.precondition);
-  }
-
-  /// Multiplies a flat vector with the groups' scales of the learning rate.
-  template <class Flat>
-  void scale_layers(Flat& flat) const {
-    std::size_t index = 0;
-    step_.for_each_layer([&](const LayerView<Scalar>& layer, Index offset) {
-      const Scalar scale = rate_scales_[index++];
-      if (scale != 1) flat.segment(offset, layer.parameters.size()) *= scale;
-    });
-  }
-  /// Layers that are to stay where they are do not coast either.
-  void stop_frozen_layers() {
-    std::size_t index = 0;
-    step_.for_each_layer([&](const LayerView<Scalar>& layer, Index offset) {
-      if (rate_scales_[index++] == 0) memory_.stop(offset, layer.parameters.size());
-    });
   }
 
   /// With the gamma there is, or the best of three if it is time to look.
@@ -321,31 +301,13 @@ class KfacOptimizer {
 
   /// Of the objective along the preconditioned gradient and, with momentum, the last change.
   QuadraticModel quadratic_model() {
-    direction_ = step_.gradient();
     const bool has_last = memory_.has_velocity() && !memory_.velocity().isZero(0) &&
                           (options_.adaptive_momentum || values_.momentum > 0);
-    return model_along(direction_, has_last ? &memory_.velocity() : nullptr);
+    return model_along(step_.gradient(), has_last ? &memory_.velocity() : nullptr);
   }
-  QuadraticModel model_along(const Vector<Scalar>& first, const Vector<Scalar>* second) {
-    QuadraticModel model;
-    model.curvature = objective_.curvature(first, second);
-    model.accuracy = static_cast<double>(std::numeric_limits<Scalar>::epsilon());
-    const auto dot = [](const Vector<Scalar>& a, const Vector<Scalar>& b) {
-      return a.template cast<double>().dot(b.template cast<double>());
-    };
-    const auto add = [&](int i, int j, const Vector<Scalar>& a, const Vector<Scalar>& b) {
-      model.gram(i, j) = model.gram(j, i) = dot(a, b);
-      const auto decayed = static_cast<double>(coupled_decay() * step_.decayed_dot(a, b));
-      model.curvature(i, j) += decayed;
-      if (i != j) model.curvature(j, i) += decayed;
-    };
-    add(0, 0, first, first);
-    model.slope(0) = dot(first, raw_gradient_);
-    if (second) {
-      add(0, 1, first, *second);
-      add(1, 1, *second, *second);
-      model.slope(1) = dot(*second, raw_gradient_);
-    }
+  QuadraticModel model_along(const ConstVectorRef<Scalar>& first, const Vector<Scalar>* second) {
+    const QuadraticModel model =
+        objective_.model(first, second, raw_gradient_, step_, coupled_decay());
     lap(seconds_.quadratic_model);
     return model;
   }
@@ -390,7 +352,7 @@ class KfacOptimizer {
     if (options_.decoupled_weight_decay) {
       direction_.setZero(delta.size());
       step_.add_parameters(-rate * values_.weight_decay, direction_);
-      scale_layers(direction_);
+      rates_.scale(step_, direction_);
       delta += direction_;
     }
     // What was found along two directions holds for the step that is made of them alone.
@@ -400,7 +362,8 @@ class KfacOptimizer {
     lap(seconds_.update);
     if (predict)
       report.predicted_change = static_cast<Scalar>(model_along(delta, nullptr).change({1.0, 0.0}));
-    remember_parameters();
+    if (options_.rejection.enabled || options_.damping_adaptation.every > 0)
+      step_.remember_parameters();
     const bool finite = step_.finish();
     lap(seconds_.update);
     return finite;
@@ -415,10 +378,7 @@ class KfacOptimizer {
   Scalar norm_scale(const Vector<Scalar>& delta) {
     if (!(values_.norm_constraint > 0)) return 1;
     direction_ = delta;
-    for (const auto& layer : preconditioner_.layers()) {
-      const Index offset = layer->layer().gradient.data() - step_.gradient().data();
-      layer->multiply({direction_.data() + offset, layer->layer().gradient.size()});
-    }
+    preconditioner_.multiply(direction_);
     const Scalar square = direction_.dot(delta);
     return square > values_.norm_constraint ? std::sqrt(values_.norm_constraint / square)
                                             : Scalar(1);
@@ -439,7 +399,7 @@ class KfacOptimizer {
     StepReport<Scalar>& report = step_.report();
     const auto improved = [&] { return report.new_loss + half_decay() <= old_loss_; };
     while (!improved()) {
-      take_back();
+      step_.take_back();
       if (report.shrinks == options_.rejection.shrinks) {
         report.rejected = true;
         report.step_norm = 0;
@@ -453,21 +413,6 @@ class KfacOptimizer {
       report.new_loss = objective_.value();
       lap(seconds_.evaluation);
     }
-  }
-
-  // The parameters before the step, to be put back bit by bit.
-  void remember_parameters() {
-    if (!options_.rejection.enabled && options_.damping_adaptation.every == 0) return;
-    before_.resize(step_.delta().size());
-    step_.for_each_layer([&](const LayerView<Scalar>& layer, Index offset) {
-      before_.segment(offset, layer.parameters.size()) = layer.parameters;
-    });
-  }
-  void take_back() {
-    step_.for_each_layer([&](const LayerView<Scalar>& layer, Index offset) {
-      VectorMap<Scalar> parameters = layer.parameters;
-      parameters = before_.segment(offset, parameters.size());
-    });
   }
 
   /// A damping that is adapted rises where it was too small for this precision, and gamma with it.
@@ -509,14 +454,12 @@ class KfacOptimizer {
   BatchObjective<Model, LossType> objective_;
   std::vector<Part> parts_;  // of a batch in slices
   ParameterStep<Scalar> step_;
-  std::vector<const LayerGroup<Scalar>*> groups_;  // of each layer, or null
-  std::vector<Scalar> rate_scales_;                // of each layer, at this step
+  LayerRates<Scalar> rates_;
   MomentumRule<Scalar> memory_;
   Rng rng_;
   Vector<Scalar> raw_gradient_;   // with weight decay, before anything is done to it
   Vector<Scalar> seen_gradient_;  // what was preconditioned
   Vector<Scalar> direction_;
-  Vector<Scalar> before_;
   Scalar damping_;
   Scalar gamma_;
   Scalar decrease_ = 0;  // v^T of what was preconditioned

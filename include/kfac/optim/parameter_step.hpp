@@ -141,6 +141,22 @@ class ParameterStep {
     return true;
   }
 
+  // For a step that may be taken back, bit by bit:
+
+  void remember_parameters() {
+    before_.resize(delta_.size());
+    for_each_layer([&](const LayerView<S>& layer, Index offset) {
+      before_.segment(offset, layer.parameters.size()) = layer.parameters;
+    });
+  }
+  /// Puts back what was remembered last.
+  void take_back() {
+    for_each_layer([&](const LayerView<S>& layer, Index offset) {
+      VectorMap<S> parameters = layer.parameters;
+      parameters = before_.segment(offset, parameters.size());
+    });
+  }
+
  private:
   /// Parameters that decay and lie side by side, and where they do in the flat vectors.
   struct Decayed {
@@ -199,6 +215,7 @@ class ParameterStep {
   std::vector<Decayed> decayed_;
   VectorMap<S> gradient_;
   Vector<S> delta_;
+  Vector<S> before_;  // the parameters before a step; empty until it is asked for
   StepReport<S> report_;
 };
 

@@ -1,82 +1,179 @@
 #pragma once
 
-#include <Eigen/Cholesky>
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <limits>
 
-#include <kfac/core/types.hpp>
+#include <kfac/linalg/matrix_product.hpp>
 
 namespace kfac::linalg {
 namespace detail {
 
-/// Below this size a triangle is worked on column by column; above, halves are joined by matrix
-/// products, which is where the time goes.
-inline constexpr Index kTriangleLeaf = 32;
-
-/// L <- L^-1 for the lower triangle of L, in place.
+/// The squared pivots of a Cholesky decomposition.
 template <RealScalar S>
-void invert_lower(MatrixRef<S> lower) {
-  const Index size = lower.rows();
-  if (size <= kTriangleLeaf) {
-    for (Index j = size - 1; j >= 0; --j) {
-      lower(j, j) = S(1) / lower(j, j);
-      // Column j of the inverse is -L_jj^-1 times the inverse below it times column j of L.
-      for (Index i = size - 1; i > j; --i) {
-        S sum = 0;
-        for (Index k = j + 1; k <= i; ++k) sum += lower(i, k) * lower(k, j);
-        lower(i, j) = -sum * lower(j, j);
-      }
+struct Pivots {
+  S smallest = std::numeric_limits<S>::max();
+  S largest = 0;
+
+  /// False unless it is a positive number.
+  bool add(S pivot) {
+    smallest = std::min(smallest, pivot);
+    largest = std::max(largest, pivot);
+    return pivot > S(0) && pivot <= std::numeric_limits<S>::max();
+  }
+};
+
+/// Up to this size a triangle is worked on column by column; above, halves are joined by products.
+inline constexpr std::size_t kTriangleLeaf = 32;
+/// Up to this size a matrix is inverted as a whole, column by column.
+inline constexpr std::size_t kInverseLeaf = 48;
+
+/// The columns of a small symmetric matrix whose lower triangle is given, each in whole packets.
+template <std::size_t Size, RealScalar S>
+using SmallColumns = std::array<Eigen::Array<S, static_cast<int>(Size), 1>, Size>;
+
+/// A^-1 in place of A, of at most `Size` rows; the lower triangle is read and written. By
+/// Gauss-Jordan elimination, whose pivots are the squared ones of Cholesky.
+template <std::size_t Size, RealScalar S>
+bool invert_small(MatrixRef<S> matrix, Pivots<S>& pivots) {
+  const auto size = static_cast<std::size_t>(matrix.rows());
+  SmallColumns<Size, S> columns;
+  for (std::size_t j = 0; j < size; ++j) {
+    columns[j].setZero();
+    for (std::size_t i = j; i < size; ++i)
+      columns[j](static_cast<Index>(i)) = matrix(static_cast<Index>(i), static_cast<Index>(j));
+    for (std::size_t i = 0; i < j; ++i)
+      columns[j](static_cast<Index>(i)) = columns[i](static_cast<Index>(j));
+  }
+  for (std::size_t k = 0; k < size; ++k) {
+    const auto column = columns[k];
+    const S pivot = column(static_cast<Index>(k));
+    if (!pivots.add(pivot)) return false;
+    const S inverse = S(1) / pivot;
+    for (std::size_t j = 0; j < size; ++j) {
+      const S factor = columns[j](static_cast<Index>(k)) * inverse;
+      columns[j] -= factor * column;
+      columns[j](static_cast<Index>(k)) = factor;
     }
-    return;
+    columns[k] = -inverse * column;
+    columns[k](static_cast<Index>(k)) = inverse;
   }
-  const Index top = size / 2;
-  const Index bottom = size - top;
-  MatrixRef<S> upper_left = lower.topLeftCorner(top, top);
-  MatrixRef<S> lower_left = lower.bottomLeftCorner(bottom, top);
-  MatrixRef<S> lower_right = lower.bottomRightCorner(bottom, bottom);
-  lower_right.template triangularView<Eigen::Lower>().solveInPlace(lower_left);
-  upper_left.template triangularView<Eigen::Lower>().template solveInPlace<Eigen::OnTheRight>(
-      lower_left);
-  lower_left *= S(-1);
-  invert_lower<S>(upper_left);
-  invert_lower<S>(lower_right);
+  for (std::size_t j = 0; j < size; ++j)
+    for (std::size_t i = j; i < size; ++i)
+      matrix(static_cast<Index>(i), static_cast<Index>(j)) = columns[j](static_cast<Index>(i));
+  return true;
 }
 
-/// B <- L^T B for lower triangular L, in place.
+/// The same, with as few packets as the size allows. \pre at most kInverseLeaf rows
 template <RealScalar S>
-void multiply_transposed_lower(const ConstMatrixRef<S>& lower, MatrixRef<S> right) {
-  const Index size = lower.rows();
-  if (size <= kTriangleLeaf) {
-    for (Index column = 0; column < right.cols(); ++column)
-      for (Index i = 0; i < size; ++i)
-        right(i, column) = lower.col(i).tail(size - i).dot(right.col(column).tail(size - i));
-    return;
-  }
-  const Index top = size / 2;
-  const Index bottom = size - top;
-  multiply_transposed_lower<S>(lower.topLeftCorner(top, top), right.topRows(top));
-  right.topRows(top).noalias() +=
-      lower.bottomLeftCorner(bottom, top).transpose() * right.bottomRows(bottom);
-  multiply_transposed_lower<S>(lower.bottomRightCorner(bottom, bottom), right.bottomRows(bottom));
+bool invert_at_once(MatrixRef<S> matrix, Pivots<S>& pivots) {
+  if (matrix.rows() <= 16) return invert_small<16, S>(matrix, pivots);
+  if (matrix.rows() <= 32) return invert_small<32, S>(matrix, pivots);
+  return invert_small<kInverseLeaf, S>(matrix, pivots);
 }
 
-/// The lower triangle of L^T L in place of L's.
+/// L^-1 in place of the lower triangle of A = L L^T, of at most `Size` rows.
+template <std::size_t Size, RealScalar S>
+bool invert_small_cholesky(MatrixRef<S> matrix, Pivots<S>& pivots) {
+  const auto size = static_cast<std::size_t>(matrix.rows());
+  // The columns of what is left of A, and the rows of L^-1, which go through the same elimination.
+  SmallColumns<Size, S> rest;
+  SmallColumns<Size, S> inverse;
+  for (std::size_t j = 0; j < size; ++j) {
+    rest[j].setZero();
+    for (std::size_t i = j; i < size; ++i)
+      rest[j](static_cast<Index>(i)) = matrix(static_cast<Index>(i), static_cast<Index>(j));
+    inverse[j].setZero();
+    inverse[j](static_cast<Index>(j)) = S(1);
+  }
+  for (std::size_t j = 0; j < size; ++j) {
+    if (!pivots.add(rest[j](static_cast<Index>(j)))) return false;
+    const S scale = S(1) / std::sqrt(rest[j](static_cast<Index>(j)));
+    rest[j] *= scale;
+    inverse[j] *= scale;
+    for (std::size_t k = j + 1; k < size; ++k) {
+      const S factor = rest[j](static_cast<Index>(k));
+      rest[k] -= factor * rest[j];
+      inverse[k] -= factor * inverse[j];
+    }
+  }
+  for (std::size_t j = 0; j < size; ++j)
+    for (std::size_t i = j; i < size; ++i)
+      matrix(static_cast<Index>(i), static_cast<Index>(j)) = inverse[i](static_cast<Index>(j));
+  return true;
+}
+
+/// Memory that each thread keeps.
 template <RealScalar S>
-void gram_of_lower(MatrixRef<S> lower) {
+Buffer<S>& triangle_memory() {
+  thread_local Buffer<S> memory;
+  return memory;
+}
+
+/// Half of it, but such that the first half is made of whole packets.
+inline Index first_half(Index size) {
+  return (size / 2 + 15) / 16 * 16;
+}
+
+/// L^-1 in place of the lower triangle of A = L L^T; what is above the diagonal is neither read nor
+/// written. `scratch` has room for a quarter of the matrix. Returns false if A is not positive
+/// definite to working precision.
+///
+/// Halves are joined by products with triangles alone: 2/3 n^3 operations in all. (Solving with
+/// explicit inverses of L costs accuracy with the root of the condition number; joining halves by
+/// inverses of A itself would cost it with the condition number.)
+template <RealScalar S>
+bool invert_cholesky(MatrixRef<S> matrix, S* scratch, Pivots<S>& pivots) {
+  const Index size = matrix.rows();
+  if (size <= Index{kTriangleLeaf / 2})
+    return invert_small_cholesky<kTriangleLeaf / 2, S>(matrix, pivots);
+  if (size <= Index{kTriangleLeaf}) return invert_small_cholesky<kTriangleLeaf, S>(matrix, pivots);
+  const Index top = first_half(size);
+  const Index bottom = size - top;
+  MatrixRef<S> first = matrix.topLeftCorner(top, top);
+  MatrixRef<S> between = matrix.bottomLeftCorner(bottom, top);
+  MatrixRef<S> second = matrix.bottomRightCorner(bottom, bottom);
+  MatrixMap<S> joint(scratch, bottom, top);
+
+  if (!invert_cholesky<S>(first, scratch, pivots)) return false;
+  const Strided<S> first_inverse = Strided<S>::of(first, Triangle::Lower);
+  const Strided<S> lower = Strided<S>::of(joint);
+  product<S>(1, Strided<S>::of(between), first_inverse.transposed(), result_of(joint), false);
+  product<S>(-1, lower, lower.transposed(), result_of(second, Triangle::Lower), true);
+  product<S>(-1, lower, first_inverse, result_of(between), false);
+  if (!invert_cholesky<S>(second, scratch, pivots)) return false;
+  product<S>(1, Strided<S>::of(second, Triangle::Lower), Strided<S>::of(between), result_of(joint),
+             false);
+  between = joint;
+  return true;
+}
+
+/// The lower triangle of L^T L in place of L's; n^3/3 operations.
+template <RealScalar S>
+void gram_of_lower(MatrixRef<S> lower, S* scratch) {
   const Index size = lower.rows();
-  if (size <= kTriangleLeaf) {
-    for (Index j = 0; j < size; ++j)
-      for (Index i = j; i < size; ++i)
-        lower(i, j) = lower.col(i).tail(size - i).dot(lower.col(j).tail(size - i));
+  const Strided<S> triangle = Strided<S>::of(lower, Triangle::Lower);
+  if (size <= Index{2 * kTriangleLeaf}) {
+    MatrixMap<S> gram(scratch, size, size);
+    product<S>(1, triangle.transposed(), triangle, result_of(gram, Triangle::Lower), false);
+    lower.template triangularView<Eigen::Lower>() = gram;
     return;
   }
-  const Index top = size / 2;
+  const Index top = first_half(size);
   const Index bottom = size - top;
-  MatrixRef<S> upper_left = lower.topLeftCorner(top, top);
-  MatrixRef<S> lower_left = lower.bottomLeftCorner(bottom, top);
-  MatrixRef<S> lower_right = lower.bottomRightCorner(bottom, bottom);
-  gram_of_lower<S>(upper_left);
-  upper_left.template selfadjointView<Eigen::Lower>().rankUpdate(lower_left.transpose());
-  multiply_transposed_lower<S>(lower_right, lower_left);
-  gram_of_lower<S>(lower_right);
+  MatrixRef<S> first = lower.topLeftCorner(top, top);
+  MatrixRef<S> between = lower.bottomLeftCorner(bottom, top);
+  MatrixRef<S> second = lower.bottomRightCorner(bottom, bottom);
+  MatrixMap<S> joint(scratch, bottom, top);
+  gram_of_lower<S>(first, scratch);
+  product<S>(1, Strided<S>::of(between).transposed(), Strided<S>::of(between),
+             result_of(first, Triangle::Lower), true);
+  product<S>(1, Strided<S>::of(second, Triangle::Lower).transposed(), Strided<S>::of(between),
+             result_of(joint), false);
+  between = joint;
+  gram_of_lower<S>(second, scratch);
 }
 
 }  // namespace detail
@@ -84,27 +181,42 @@ void gram_of_lower(MatrixRef<S> lower) {
 /// Copies the lower triangle of a square matrix to the upper.
 template <RealScalar S>
 void symmetrize_from_lower(MatrixRef<S> matrix) {
-  for (Index j = 1; j < matrix.cols(); ++j)
-    matrix.col(j).head(j) = matrix.row(j).head(j).transpose();
+  constexpr Index kBlock = 16;  // rows of as many columns fit into the first cache
+  const Index size = matrix.cols();
+  for (Index j = 0; j < size; j += kBlock) {
+    const Index columns = std::min(kBlock, size - j);
+    for (Index k = 0; k < columns; ++k)
+      for (Index i = k + 1; i < columns; ++i) matrix(j + k, j + i) = matrix(j + i, j + k);
+    for (Index i = j + columns; i < size; i += kBlock) {
+      const Index rows = std::min(kBlock, size - i);
+      matrix.block(j, i, columns, rows) = matrix.block(i, j, rows, columns).transpose();
+    }
+  }
 }
 
 /// Replaces a symmetric positive definite matrix, of which the lower triangle is read, with its
-/// inverse (both triangles), in place: Cholesky, inverse of the triangle, and its Gram matrix,
-/// n^3/6 multiply-adds each. Returns the smallest over the largest squared pivot, 0 if the matrix
-/// is not positive definite to working precision (its contents are then lost): a ratio near the
-/// scalar's epsilon says that it is singular.
+/// inverse (both triangles), in place, by n^3 operations in matrix products: the inverse of the
+/// Cholesky factor, and its Gram matrix. Returns the smallest over the largest squared pivot, 0 if
+/// the matrix is not positive definite to working precision (its contents are then lost): a ratio
+/// near the scalar's epsilon says that it is singular.
 template <RealScalar S>
 S invert_spd(MatrixRef<S> matrix) {
-  if (matrix.rows() == 0) return S(1);
-  const Eigen::LLT<MatrixRef<S>, Eigen::Lower> cholesky(matrix);
-  if (cholesky.info() != Eigen::Success) return S(0);
-  if (!matrix.diagonal().allFinite()) return S(0);
-  const S ratio = matrix.diagonal().minCoeff() / matrix.diagonal().maxCoeff();
-  if (!(ratio > S(0))) return S(0);
-  detail::invert_lower<S>(matrix);
-  detail::gram_of_lower<S>(matrix);
+  const Index size = matrix.rows();
+  if (size == 0) return S(1);
+  detail::Pivots<S> pivots;
+  if (size <= Index{detail::kInverseLeaf}) {
+    if (!detail::invert_at_once<S>(matrix, pivots)) return S(0);
+    symmetrize_from_lower<S>(matrix);
+    return pivots.smallest / pivots.largest;
+  }
+  Buffer<S>& memory = detail::triangle_memory<S>();
+  const Index half = detail::first_half(size);
+  constexpr Index kLeast{4 * detail::kTriangleLeaf * detail::kTriangleLeaf};
+  S* const scratch = memory.map(std::max(half * (size - half), kLeast), 1).data();
+  if (!detail::invert_cholesky<S>(matrix, scratch, pivots)) return S(0);
+  detail::gram_of_lower<S>(matrix, scratch);
   symmetrize_from_lower<S>(matrix);
-  return ratio * ratio;
+  return pivots.smallest / pivots.largest;
 }
 
 }  // namespace kfac::linalg

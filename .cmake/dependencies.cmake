@@ -73,6 +73,21 @@ function(kfac_require_zlib)
   endif()
 endfunction()
 
+# The target kfac_blas: a BLAS, LAPACK and LAPACKE of the system, whatever the fetched ones.
+function(kfac_require_blas)
+  find_package(BLAS QUIET)
+  find_package(LAPACK QUIET)
+  find_library(KFAC_LAPACKE_LIBRARY lapacke)
+  mark_as_advanced(KFAC_LAPACKE_LIBRARY)
+  if(NOT BLAS_FOUND OR NOT LAPACK_FOUND OR NOT KFAC_LAPACKE_LIBRARY)
+    message(FATAL_ERROR "KFAC_BLAS needs a BLAS, LAPACK and LAPACKE, which were not found. "
+                        "On Debian or Ubuntu install them with\n"
+                        "  apt-get install libopenblas-dev liblapacke-dev")
+  endif()
+  add_library(kfac_blas INTERFACE)
+  target_link_libraries(kfac_blas INTERFACE "${KFAC_LAPACKE_LIBRARY}" LAPACK::LAPACK BLAS::BLAS)
+endfunction()
+
 function(kfac_require_cli11)
   kfac_require(CLI11 CLI11::CLI11 DEBIAN libcli11-dev HEADERS include
     URL https://github.com/CLIUtils/CLI11/archive/v2.4.2.tar.gz

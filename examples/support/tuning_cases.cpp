@@ -242,8 +242,11 @@ TuningCase seconds() {
       [](Kfac& options) { options.factor_fraction = 0.25F; });
   add("stagger_inverses", FisherType::MonteCarlo, 1, 10,
       [](Kfac& options) { options.stagger_inverses = true; });
-  add("inverse_threads 1", FisherType::MonteCarlo, 1, 10,
-      [](Kfac& options) { options.inverse_threads = 1; });
+  add("threads 2", FisherType::MonteCarlo, 1, 10, [](Kfac& options) { options.threads = 2; });
+  add("threads 2, asynchronous_inverses", FisherType::MonteCarlo, 1, 10, [](Kfac& options) {
+    options.threads = 2;
+    options.asynchronous_inverses = true;
+  });
   add("MonteCarlo, 5, 25", FisherType::MonteCarlo, 5, 25, nothing);
   const auto ekfac = kfac::block_factory<kfac::EkfacBlock<float>>();
   const auto damped = [](Kfac& options) { options.damping = 1e-2F; };

@@ -4,6 +4,7 @@
 /// eigensolver takes seconds to compile) and the exact operators in `kfac/curvature/`, the algebra
 /// in `kfac/linalg/`, `kfac/io/*.hpp` (zlib, nlohmann_json) and `kfac/testing/*.hpp`.
 
+#include <kfac/core/parallel.hpp>
 #include <kfac/core/schedules.hpp>
 #include <kfac/curvature/curvature_estimator.hpp>
 #include <kfac/curvature/diagonal_block.hpp>
@@ -32,6 +33,7 @@
 #include <kfac/nn/pooling.hpp>
 #include <kfac/nn/residual.hpp>
 #include <kfac/nn/sequential.hpp>
+#include <kfac/nn/static_sequential.hpp>
 #include <kfac/optim/adam.hpp>
 #include <kfac/optim/callbacks.hpp>
 #include <kfac/optim/fit.hpp>

@@ -1,9 +1,14 @@
+#include <functional>
+
 #include <kfac/core/buffer.hpp>
 
 #include "support/catch.hpp"
+#include "support/message_of.hpp"
 
 using kfac::Buffer;
 using kfac::MatrixMap;
+using kfac::ShapeError;
+using kfac::test::message_of;
 
 TEMPLATE_TEST_CASE("Buffer: maps are matrices of the size asked for", "[core]", float, double) {
   Buffer<TestType> buffer;
@@ -48,4 +53,19 @@ TEST_CASE("Buffer: a copy has memory of its own", "[core]") {
   CHECK(copy.map(2, 3) == original.map(2, 3));
   copy.map(2, 3).setConstant(5);
   CHECK((original.map(2, 3).array() == 1).all());
+}
+
+TEST_CASE("Buffer: of a given capacity it has its memory in itself, and refuses more", "[core]") {
+  using Fixed = Buffer<double, 12>;
+  Fixed buffer;
+  CHECK(buffer.capacity() == 12);
+  const double* const memory = buffer.map(3, 4).data();
+  CHECK(std::greater_equal<const void*>{}(memory, &buffer));
+  CHECK(std::less<const void*>{}(memory, &buffer + 1));
+  buffer.map(3, 4).setConstant(1);
+  CHECK(message_of<ShapeError>([&] { buffer.map(13, 1); }) ==
+        "kfac::Buffer::map: 'rows' * 'columns' is 13, expected at most 12");
+  Fixed copy = buffer;
+  copy.map(3, 4).setConstant(5);
+  CHECK((buffer.map(3, 4).array() == 1).all());
 }

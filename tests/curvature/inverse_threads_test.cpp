@@ -112,14 +112,15 @@ Vector<double> preconditioned(Vector<double> gradient, const std::vector<Factors
 }  // namespace
 
 TEST_CASE("Threads: a step uses the inverse of the factors that were copied a period before") {
-  const Index threads = GENERATE(1, 2, 3);
+  const Index threads = GENERATE(1, 2, 4);
   constexpr Index kPeriod = 3;
   constexpr double kDamping = 0.03;
   Run run({.damping = kDamping,
            .factor_every = 2,
            .inverse_every = kPeriod,
            .factor_decay = 0.7,
-           .inverse_threads = threads});
+           .asynchronous_inverses = true,
+           .threads = threads});
   std::vector<std::vector<Factors>> copied;  // at each due step
   for (Index step = 0; step < 14; ++step) {
     REQUIRE(run.next().ok());
@@ -133,12 +134,12 @@ TEST_CASE("Threads: runs give the same numbers each time, whatever the number of
   const auto check = [](const BlockFactory<double>& blocks, const Options& base) {
     const Matrix<double> without = gradients(base, 24, blocks);
     Options options = base;
-    options.inverse_threads = 1;
+    options.asynchronous_inverses = true;
     const Matrix<double> reference = gradients(options, 24, blocks);
     CHECK(reference != without);
     for (const Index threads : {1, 2, 3})
       for (int run = 0; run < 3; ++run) {
-        options.inverse_threads = threads;
+        options.threads = threads;
         CHECK(gradients(options, 24, blocks) == reference);
       }
   };
@@ -158,8 +159,9 @@ TEST_CASE("Threads: used as soon as they are ready, inverses are never older tha
   constexpr double kDamping = 0.03;
   Run run({.damping = kDamping,
            .inverse_every = kPeriod,
-           .inverse_threads = 2,
-           .deterministic = false});
+           .asynchronous_inverses = true,
+           .deterministic = false,
+           .threads = 3});
   std::vector<std::vector<Factors>> copied;
   for (Index step = 0; step < 30; ++step) {
     REQUIRE(run.next().ok());
@@ -185,7 +187,8 @@ TEST_CASE("Threads: what a worker cannot invert is reported, and the inverse the
   Run run({.damping = [](Index step) { return step == 2 ? 1e-40 : 0.1; },
            .inverse_every = 2,
            .factor_decay = 0.0,
-           .inverse_threads = 2});
+           .asynchronous_inverses = true,
+           .threads = 3});
   const Matrix<double> ones = Matrix<double>::Ones(4, 5);
   const Labels y = Labels::Zero(5);
   REQUIRE(run.next(ones, y).ok());
@@ -207,7 +210,7 @@ TEST_CASE("Threads: what a worker cannot invert is reported, and the inverse the
 }
 
 TEST_CASE("Threads: another damping at once takes the factors of now, also with work under way") {
-  Run run({.damping = 0.1, .inverse_every = 3, .inverse_threads = 2});
+  Run run({.damping = 0.1, .inverse_every = 3, .asynchronous_inverses = true, .threads = 3});
   for (int step = 0; step < 4; ++step) REQUIRE(run.next().ok());
   const std::vector<Factors> now = factors_of(run);
   REQUIRE(run.preconditioner->redamp(0.7));
@@ -225,7 +228,8 @@ TEST_CASE("Threads: another damping at once takes the factors of now, also with 
 TEST_CASE("Threads: where the damping ends, work under way is waited for") {
   Run run({.damping = [](Index step) { return step < 6 ? 0.1 : 0.0; },
            .inverse_every = 2,
-           .inverse_threads = 2});
+           .asynchronous_inverses = true,
+           .threads = 3});
   for (int step = 0; step < 6; ++step) REQUIRE(run.next().ok());
   // G of a softmax is singular.
   CHECK_THROWS_AS(run.next(), SingularError);
@@ -234,7 +238,7 @@ TEST_CASE("Threads: where the damping ends, work under way is waited for") {
 
 TEST_CASE("Threads: a preconditioner can be destroyed while they are at work") {
   for (int step = 1; step < 6; ++step) {
-    Run run({.inverse_every = 1, .inverse_threads = 3});
+    Run run({.inverse_every = 1, .asynchronous_inverses = true, .threads = 4});
     for (int i = 0; i < step; ++i) REQUIRE(run.next().ok());
   }
 }
@@ -243,7 +247,8 @@ TEST_CASE("Threads: a run is resumed with the inverses that were under way") {
   const BlockFactory<double> blocks =
       GENERATE(as<BlockFactory<double>>{}, block_factory<KroneckerBlock<double>>(),
                block_factory<EkfacBlock<double>>());
-  const Options options{.damping = 0.03, .inverse_every = 4, .inverse_threads = 2};
+  const Options options{
+      .damping = 0.03, .inverse_every = 4, .asynchronous_inverses = true, .threads = 3};
   for (Index stop = 0; stop < 10; ++stop) {
     Run run(options, blocks);
     for (Index step = 0; step < stop; ++step) REQUIRE(run.next().ok());

@@ -88,9 +88,13 @@ struct Fixture {
       Linear<double>(1, 1, rng), Linear<double>(1, 1, rng)};
   std::array<Probe, kLayers> probes;
   InverseUpdates<double>::Layers layers;
+  std::unique_ptr<ThreadPool> pool;
   InverseUpdates<double> updates;
 
-  explicit Fixture(const InverseUpdateOptions& options) : updates(kLayers, options) {
+  /// `threads`: of the pool.
+  explicit Fixture(const InverseUpdateOptions& options, Index threads = 0)
+      : pool(threads > 0 ? std::make_unique<ThreadPool>(threads) : nullptr),
+        updates(std::vector<double>(kLayers, 1e6), options, pool.get()) {
     std::size_t i = 0;
     for (const LayerView<double>& layer : model.layers()) {
       Probe& probe = probes[i++];
@@ -104,6 +108,7 @@ struct Fixture {
   /// Returns the name of the layer that failed.
   std::string update(Index step, Index period, double damping = 0.5) {
     for (Probe& probe : probes) probe.factors = step;
+    const ParallelScope parallel(pool.get());
     const LayerCurvature<double>* failed = updates.update(
         layers, step, period, [&](std::size_t i) { return damping * static_cast<double>(1 + i); });
     return failed ? failed->layer().name : "";
@@ -121,8 +126,8 @@ using Steps = std::vector<Index>;
 
 }  // namespace
 
-TEST_CASE("InverseUpdates: each layer's inverse is made once a period") {
-  Fixture all({});
+TEST_CASE("InverseUpdates: each layer's inverse is made once a period, whatever the threads") {
+  Fixture all({}, GENERATE(0, 1, 2));
   for (Index step = 0; step < 13; ++step) {
     REQUIRE(all.update(step, 4).empty());
     for (const Probe& probe : all.probes) CHECK(probe.in_use == step / 4 * 4);
@@ -159,9 +164,9 @@ TEST_CASE("InverseUpdates: staggered, a period's inverses are spread evenly over
 }
 
 TEST_CASE("InverseUpdates: on threads an inverse is in use a period later, whatever their number") {
-  const Index threads = GENERATE(1, 2, 3);
-  Fixture all({.threads = threads});
-  Fixture staggered({.stagger = true, .threads = threads});
+  const Index threads = GENERATE(0, 1, 2, 3);
+  Fixture all({.asynchronous = true}, threads);
+  Fixture staggered({.stagger = true, .asynchronous = true}, threads);
   for (Index step = 0; step < 30; ++step) {
     REQUIRE(all.update(step, 4).empty());
     for (const Probe& probe : all.probes)
@@ -178,7 +183,7 @@ TEST_CASE("InverseUpdates: on threads an inverse is in use a period later, whate
 }
 
 TEST_CASE("InverseUpdates: when runs need not repeat, an inverse is in use as soon as it is made") {
-  Fixture all({.threads = 2, .deterministic = false});
+  Fixture all({.asynchronous = true, .deterministic = false}, 2);
   REQUIRE(all.update(0, 4).empty());
   all.wait_for(1);
   all.hold(true);
@@ -206,14 +211,14 @@ TEST_CASE("InverseUpdates: when runs need not repeat, an inverse is in use as so
 }
 
 TEST_CASE("InverseUpdates: a failure names the layer, which keeps its inverse and tries again") {
-  SECTION("without threads") {
-    Fixture all({});
+  SECTION("at once") {
+    Fixture all({}, GENERATE(0, 1, 2));
     REQUIRE(all.update(0, 2).empty());
     all.probes[2].fails = true;
     CHECK(all.update(1, 2).empty());
     CHECK(all.update(2, 2) == "2");
     CHECK(all.probes[2].in_use == 0);
-    CHECK(all.probes[4].in_use == 0);  // not reached
+    CHECK(all.probes[4].in_use == 2);
     all.probes[2].fails = false;
     CHECK(all.update(2, 2).empty());
     for (const Probe& probe : all.probes) CHECK(probe.in_use == 2);
@@ -223,7 +228,7 @@ TEST_CASE("InverseUpdates: a failure names the layer, which keeps its inverse an
     CHECK(all.probes[2].in_use == 4);
   }
   SECTION("at the first step") {
-    Fixture all({.stagger = true, .threads = 1});
+    Fixture all({.stagger = true, .asynchronous = true}, 1);
     all.probes[1].fails = true;
     CHECK(all.update(0, 2) == "1");
     CHECK_FALSE(all.layers[1]->blocks()[0]->has_inverse());
@@ -232,7 +237,7 @@ TEST_CASE("InverseUpdates: a failure names the layer, which keeps its inverse an
     CHECK(all.layers[1]->blocks()[0]->has_inverse());
   }
   SECTION("in a worker") {
-    Fixture all({.threads = 2});
+    Fixture all({.asynchronous = true}, 2);
     REQUIRE(all.update(0, 2).empty());
     all.probes[2].fails = true;
     CHECK(all.update(2, 2).empty());
@@ -248,7 +253,7 @@ TEST_CASE("InverseUpdates: a failure names the layer, which keeps its inverse an
     for (const Probe& probe : all.probes) CHECK(probe.in_use == 4);
   }
   SECTION("in a worker that is asked at every step") {
-    Fixture all({.threads = 1, .deterministic = false});
+    Fixture all({.asynchronous = true, .deterministic = false}, 1);
     REQUIRE(all.update(0, 10).empty());
     all.probes[2].fails = true;
     REQUIRE(all.update(10, 10).empty());
@@ -264,7 +269,7 @@ TEST_CASE("InverseUpdates: a failure names the layer, which keeps its inverse an
     CHECK(all.probes[1].in_use == 10);
   }
   SECTION("what a worker throws") {
-    Fixture all({.threads = 2});
+    Fixture all({.asynchronous = true}, 2);
     REQUIRE(all.update(0, 2).empty());
     REQUIRE(all.update(2, 2).empty());
     all.updates.wait();
@@ -286,7 +291,7 @@ TEST_CASE("InverseUpdates: a failure names the layer, which keeps its inverse an
 }
 
 TEST_CASE("InverseUpdates: without damping no inverse is left to a thread") {
-  Fixture all({.threads = 2});
+  Fixture all({.asynchronous = true}, 2);
   for (Index step = 0; step < 9; ++step) {
     REQUIRE(all.update(step, 2, 0.0).empty());
     for (const Probe& probe : all.probes) CHECK(probe.in_use == step / 2 * 2);
@@ -294,7 +299,7 @@ TEST_CASE("InverseUpdates: without damping no inverse is left to a thread") {
 }
 
 TEST_CASE("InverseUpdates: redamp makes all anew, also those under way, and they stay due") {
-  Fixture all({.threads = 2});
+  Fixture all({.asynchronous = true}, 2);
   REQUIRE(all.update(0, 4).empty());
   REQUIRE(all.update(4, 4).empty());
   for (Probe& probe : all.probes) probe.factors = 5;
@@ -319,8 +324,27 @@ TEST_CASE("InverseUpdates: redamp makes all anew, also those under way, and they
   CHECK(all.probes[3].in_use == 8);
 }
 
+TEST_CASE("InverseUpdates: whoever needs inverses makes those that no thread has begun") {
+  Fixture all({.asynchronous = true}, 1);
+  REQUIRE(all.update(0, 2).empty());
+  all.probes[0].held = true;
+  REQUIRE(all.update(2, 2).empty());  // its thread is at the first until that is let go
+  std::thread releases([&all] {
+    for (std::size_t i = 1; i < Fixture::kLayers; ++i)
+      while (all.probes[i].done < 2) std::this_thread::yield();
+    all.probes[0].held = false;
+  });
+  if (GENERATE(false, true))
+    all.updates.wait();
+  else
+    REQUIRE(all.update(4, 2).empty());
+  releases.join();
+  REQUIRE(all.update(4, 2).empty());
+  for (const Probe& probe : all.probes) CHECK(probe.in_use == 2);
+}
+
 TEST_CASE("InverseUpdates: whoever destroys it waits for the work under way") {
-  auto all = std::make_unique<Fixture>(InverseUpdateOptions{.threads = 2});
+  auto all = std::make_unique<Fixture>(InverseUpdateOptions{.asynchronous = true}, 2);
   REQUIRE(all->update(0, 2).empty());
   all->hold(true);
   REQUIRE(all->update(2, 2).empty());
@@ -335,10 +359,10 @@ TEST_CASE("InverseUpdates: whoever destroys it waits for the work under way") {
 
 TEST_CASE("InverseUpdates: inverses under way are part of the state") {
   const bool stagger = GENERATE(false, true);
-  Fixture original({.stagger = stagger, .threads = 2});
+  Fixture original({.stagger = stagger, .asynchronous = true}, 2);
   for (Index step = 0; step < 7; ++step) REQUIRE(original.update(step, 4).empty());
   const SavedState updates(original.updates);
-  Fixture resumed({.stagger = stagger, .threads = 3});
+  Fixture resumed({.stagger = stagger, .asynchronous = true}, 3);
   updates.restore(resumed.updates);
   for (std::size_t i = 0; i < Fixture::kLayers; ++i)
     SavedState(*original.layers[i]).restore(*resumed.layers[i]);
@@ -348,12 +372,6 @@ TEST_CASE("InverseUpdates: inverses under way are part of the state") {
     for (std::size_t i = 0; i < Fixture::kLayers; ++i)
       CHECK(original.probes[i].in_use == resumed.probes[i].in_use);
   }
-}
-
-TEST_CASE("InverseUpdates: a number of threads that is negative is named") {
-  CHECK(message_of<OptionError>([] {
-          InverseUpdateOptions{.threads = -1}.validate("kfac::Preconditioner");
-        }) == "kfac::Preconditioner: 'inverse_threads' is -1, expected >= 0");
 }
 
 }  // namespace kfac::test::inverse_updates_test

@@ -384,7 +384,7 @@ TEST_CASE("Preconditioner: options out of range are named") {
   CHECK_THROWS_AS(make({.inverse_every = 0}), OptionError);
   CHECK_THROWS_AS(make({.moments_every = 0}), OptionError);
   CHECK_THROWS_AS(make({.decompose_every = 0}), OptionError);
-  CHECK_THROWS_AS(make({.inverse_threads = -1}), OptionError);
+  CHECK_THROWS_AS(make({.threads = -1}), OptionError);
   CHECK_THROWS_AS(make({.factor_decay = 1}), OptionError);
   CHECK_THROWS_AS(make({.gradient_scale = {.weight = -1}}), OptionError);
 }

@@ -4,6 +4,7 @@
 
 #include "support/catch.hpp"
 #include "support/networks.hpp"
+#include "support/saved_state.hpp"
 
 namespace kfac::test::running_covariance_test {
 
@@ -109,6 +110,45 @@ TEST_CASE("RunningCovariance: what is not finite shows, and can be discarded") {
     CHECK(covariance.fresh_is_finite());
   }
   CHECK(covariance.value() == before);
+}
+
+TEST_CASE("RunningCovariance: sum and average share memory and leave each other alone") {
+  Rng rng(7);
+  for (const Index size : {1, 2, 5, 40}) {
+    RunningCovariance<double> covariance(size, false);
+    const Matrix<double> x = random_matrix(size, 9, rng);
+    covariance.add(view(x), 1.0);
+    covariance.commit(9, 0.5);
+    const Matrix<double> before = covariance.value();
+    CHECK_FALSE(covariance.has_fresh());
+    MatrixRef<double> copy = covariance.working_copy(3.0);
+    for (Index j = 0; j < size; ++j)
+      CHECK(
+          (copy.col(j).tail(size - j).array() == 3.0 * before.col(j).tail(size - j).array()).all());
+    copy.triangularView<Eigen::Lower>().setConstant(-1);
+    CHECK(covariance.value() == before);
+    for (Index j = 0; j < size; ++j) CHECK(covariance.diagonal(j) == before(j, j));
+    covariance.add(view(x), 1.0);
+    CHECK(covariance.has_fresh());
+    CHECK(covariance.value() == before);
+    covariance.discard();
+    covariance.add(view(x), 1.0);
+    covariance.commit(9, 0.5);
+    CHECK(relative_error(covariance.value(), before) < 1e-14);
+  }
+}
+
+TEST_CASE("RunningCovariance: state is the average alone") {
+  Rng rng(8);
+  RunningCovariance<double> covariance(4, true), other(4, true);
+  const Matrix<double> x = random_matrix(4, 9, rng);
+  covariance.add(view(x), 1.0);
+  covariance.commit(9, 0.5);
+  other.add(view(x), 2.0);
+  SavedState(covariance).restore(other);
+  CHECK(other.value() == covariance.value());
+  CHECK(other.commits() == 1);
+  CHECK_FALSE(other.has_fresh());
 }
 
 }  // namespace kfac::test::running_covariance_test

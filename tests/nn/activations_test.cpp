@@ -113,6 +113,19 @@ TEST_CASE("An activation passes the battery without second derivatives", "[nn][g
   REQUIRE_FALSE(check.backward_tangent.has_value());
 }
 
+TEMPLATE_TEST_CASE("Softplus has its derivatives to full precision where they are tiny",
+                   "[nn][exact]", float, double) {
+  using S = TestType;
+  const double epsilon = 20 * static_cast<double>(std::numeric_limits<S>::epsilon());
+  for (const double x : {-40.0, -20.0, -5.0, -0.1, 3.0}) {
+    const double s = 1 / (1 + std::exp(-x));
+    const auto slope = static_cast<double>(slope_at<Softplus<S>>(static_cast<S>(x)));
+    const auto curvature = static_cast<double>(curvature_at<Softplus<S>>(static_cast<S>(x)));
+    REQUIRE(slope == Approx(s).epsilon(epsilon));
+    REQUIRE(curvature == Approx(s / (1 + std::exp(x))).epsilon(epsilon));
+  }
+}
+
 TEST_CASE("ReLU has the derivative 0 at 0", "[nn][exact]") {
   REQUIRE(slope_at<ReLU<double>>(0) == 0);
 }

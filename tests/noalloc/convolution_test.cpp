@@ -15,7 +15,7 @@ using namespace kfac::test;
 TEST_CASE("noalloc: warm training steps of a convolutional network", "[noalloc]") {
   kfac::Rng rng(1);
   constexpr Index kSide = 6;
-  // All patches kept, and made again for one or a few examples at a time.
+  // Patches of as many examples as are wanted at once, of one, and of a few.
   const Index workspace = GENERATE(kfac::Conv2dOptions{}.workspace, Index{0}, Index{40000});
   check_training(
       kfac::Sequential{

@@ -64,6 +64,10 @@ TEST_CASE("noalloc: warm steps of KfacOptimizer with its options", "[noalloc]") 
            .groups = {{.contains = layers_named({"0"}), .damping_scale = 3},
                       {.contains = layers_named({"2"}), .learning_rate_scale = 0.5f}}});
   }
+  SECTION("threads, and inverses that are made meanwhile") {
+    check({.inverse_every = 3, .asynchronous_inverses = true, .threads = 2});
+    check({.inverse_every = 3, .stagger_inverses = true, .threads = 3});
+  }
 }
 
 TEST_CASE("noalloc: warm steps of KfacOptimizer on slices", "[noalloc]") {

@@ -74,7 +74,8 @@ void spectral(KfacOptions<double>& o) {
 }
 void threaded(KfacOptions<double>& o) {
   o.inverse_every = 3;
-  o.inverse_threads = 1;
+  o.asynchronous_inverses = true;
+  o.threads = 2;
 }
 void two_level(KfacOptions<double>& o) {
   o.inverse_every = 2;
@@ -117,7 +118,7 @@ const std::vector<Switch> kSwitches{
     {"factor_fraction", nothing, [](auto& o) { o.factor_fraction = 0.5; }},
     {"decompose_every", spectral, [](auto& o) { o.decompose_every = 3; }},
     {"stagger_inverses", nothing, [](auto& o) { o.stagger_inverses = true; }},
-    {"inverse_threads", threaded, [](auto& o) { o.inverse_threads = 0; }},
+    {"asynchronous_inverses", threaded, [](auto& o) { o.asynchronous_inverses = false; }},
     {"deterministic", threaded, [](auto& o) { o.deterministic = false; }},
     {"burn_in", nothing, [](auto& o) { o.burn_in = 2; }},
     {"kl_clip", nothing, [](auto& o) { o.kl_clip = 1e-4; }},

@@ -159,35 +159,66 @@ TEST_CASE("MomentumRule: nothing is remembered before it is accepted") {
   for (const MomentumType type : kTypes) {
     CAPTURE(static_cast<int>(type));
     MomentumRule<double> rule(type, 5);
-    Vector<double> delta(5);
+    Vector<double> change(5);
+    const VectorMap<double> delta(change.data(), 5);
     const auto propose = [&](Vector<double> v) {
       VectorMap<double> map(v.data(), v.size());
       rule.before(map, 0.6);
       rule.after(map, 0.6, 0.8, 1e-4);
       rule.change(map, 0.1, 0.6, delta);
-      return delta;
+      return change;
     };
     const Vector<double> first = random_matrix(5, 1, rng), second = random_matrix(5, 1, rng);
     propose(first);
-    rule.accept(1);
+    rule.accept(1, delta);
     const SavedState before(rule);
     const Vector<double> expected = propose(second);
     CHECK(SavedState(rule) == before);
     propose(first);
     CHECK((propose(second).array() == expected.array()).all());
-    rule.accept(0.5);
+    rule.accept(0.5, delta);
     CHECK_FALSE(SavedState(rule) == before);
   }
 }
 
 TEST_CASE("MomentumRule: a change that was shortened is remembered as it was made") {
   MomentumRule<double> rule(MomentumType::HeavyBall, 2);
-  Vector<double> v = Vector<double>::Constant(2, 3.0), delta(2);
-  VectorMap<double> map(v.data(), 2);
+  Vector<double> v = Vector<double>::Constant(2, 3.0), change(2);
+  const VectorMap<double> map(v.data(), 2), delta(change.data(), 2);
   rule.change(map, 0.5, 0.9, delta);
-  CHECK(delta == Vector<double>::Constant(2, -1.5));
-  rule.accept(0.25);
+  CHECK(change == Vector<double>::Constant(2, -1.5));
+  rule.accept(0.25, delta);
   CHECK(rule.velocity() == Vector<double>::Constant(2, -0.375));
+}
+
+TEST_CASE("MomentumRule: less memory gives the same changes") {
+  Rng rng(3);
+  for (const MomentumType type : kTypes) {
+    CAPTURE(static_cast<int>(type));
+    MomentumRule<double> apart(type, 4), in_place(type, 4, {true, true});
+    for (int step = 0; step < 5; ++step) {
+      Vector<double> v = random_matrix(4, 1, rng), change(4), both = v;
+      const VectorMap<double> map(v.data(), 4), delta(change.data(), 4), alias(both.data(), 4);
+      const auto take = [](MomentumRule<double>& rule, VectorMap<double> from,
+                           VectorMap<double> to) {
+        rule.before(from, 0.6);
+        rule.after(from, 0.6, 0.8, 1e-4);
+        rule.change(from, 0.1, 0.6, to);
+        to *= 0.5;
+        rule.accept(0.5, to);
+      };
+      take(apart, map, delta);
+      take(in_place, alias, alias);
+      CHECK(change == both);
+    }
+  }
+  MomentumRule<double> none(MomentumType::HeavyBall, 4, {false, true});
+  CHECK_FALSE(none.has_velocity());
+  Vector<double> v = Vector<double>::Constant(4, 2.0);
+  const VectorMap<double> map(v.data(), 4);
+  none.change(map, 0.25, 0.0, map);
+  none.accept(1, map);
+  CHECK(v == Vector<double>::Constant(4, -0.5));
 }
 
 TEST_CASE("KfacOptimizer: the burn-in moves nothing but the running averages") {

@@ -98,40 +98,39 @@ TEST_CASE("summary: every layer with parameters, how it is stepped, and what tha
   };
   const std::vector<Cells> rows = cells_of(summary_of(model, groups, blocks));
 
-  // For K-FAC, bytes 8 (4 a^2 + 5 g^2): A and G as running averages, as sums, and inverted twice,
-  // and G with the scale of the loss; update (a^2 + g^2) / 2; inverse (a^3 + g^3) / 2;
-  // precondition a g (a + g).
+  // For K-FAC, bytes 8 (2 a^2 + a + 2 g^2 + g): A and G as triangles of running averages and of
+  // sums, and inverted; update (a^2 + g^2) / 2; inverse (a^3 + g^3) / 3; precondition a g (a + g).
   REQUIRE(rows.size() == 9);
   CHECK(rows[0] == Cells{"layer", "kind", "shape", "parameters", "block", "factors", "bytes",
                          "update", "inverse", "precondition"});
   // 2 groups of a = 2 * 9 + 1 and g = 3.
   CHECK(rows[1] == Cells{"0", "Conv2d", rows[1][2], "114", "K-FAC", "2 of A 19x19, G 3x3",
-                         "23.8 k",    // 2 * 8 (1444 + 45) = 23824
+                         "12.2 k",    // 2 * 8 (741 + 21) = 12192
                          "370",       // 2 * 370 / 2
-                         "6.89 k",    // 2 * 6886 / 2
+                         "4.59 k",    // 2 * 6886 / 3 = 4590.7
                          "2.51 k"});  // 2 * 57 * 22 = 2508
   CHECK(rows[2] == Cells{"2", "Linear", "20x24 + 20", "500", "K-FAC", "A 25x25, G 20x20",
-                         "36.0 k",    // 8 (2500 + 2000)
+                         "16.8 k",    // 8 (1275 + 820) = 16760
                          "512",       // 512.5, to even
-                         "11.8 k",    // (15625 + 8000) / 2 = 11812.5
+                         "7.88 k",    // (15625 + 8000) / 3 = 7875
                          "22.5 k"});  // 500 * 45
   CHECK(rows[3] == Cells{"3", "Linear", "10x20", "200", "plain gradient (by its group)"});
   CHECK(rows[4] == Cells{"4", "Linear", "10x10 + 10", "110", "diagonal", "diagonal of 110",
                          "4.40 k",  // 5 * 110 * 8
                          "110", "110", "110"});
   CHECK(rows[5] == Cells{"5", "Linear", "3x10 + 3", "33", "EKFAC", "A 11x11, G 3x3",
-                         // 8 (5 a^2 + 6 g^2 + 5 a g) = 8 (605 + 54 + 165)
-                         "6.59 k",
+                         // 8 (4 a^2 + a + 4 g^2 + g + 5 a g) = 8 (495 + 39 + 165)
+                         "5.59 k",
                          "228",     // 1.5 (a^2 + g^2) + a g = 195 + 33
                          "12.2 k",  // 9 (a^3 + g^3) = 9 (1331 + 27) = 12222
                          "924"});   // 2 a g (a + g) = 66 * 14
   CHECK(rows[6] == Cells{"6", "Linear", "2x3 + 2", "8", "full", "C 8x8",
-                         "2.56 k",  // 5 * 64 * 8
+                         "2.11 k",  // 8 (4 * 64 + 8)
                          "32", "256", "64"});
   CHECK(rows[7] == Cells{"7", "Linear", "2x2 + 2", "6", "plain gradient (no block)"});
-  // 23824 + 36000 + 4400 + 6592 + 2560; 370 + 512.5 + 110 + 228 + 32; 6886 + 11812.5 + 110 + 12222
+  // 12192 + 16760 + 4400 + 5592 + 2112; 370 + 512.5 + 110 + 228 + 32; 4590.7 + 7875 + 110 + 12222
   // + 256; 2508 + 22500 + 110 + 924 + 64.
-  CHECK(rows[8] == Cells{"all", "", "", "971", "", "", "73.4 k", "1.25 k", "31.3 k", "26.1 k"});
+  CHECK(rows[8] == Cells{"all", "", "", "971", "", "", "41.1 k", "1.25 k", "25.1 k", "26.1 k"});
 }
 
 TEST_CASE("summary: a model without any curvature") {

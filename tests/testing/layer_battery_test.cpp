@@ -1,6 +1,7 @@
 #include <cmath>
 #include <string>
 
+#include <kfac/nn/activations.hpp>
 #include <kfac/nn/linear.hpp>
 #include <kfac/testing/layer_battery.hpp>
 
@@ -110,6 +111,38 @@ LayerCheck check_of(Fault fault) {
 
 constexpr double kTolerance = 1e-7;
 
+struct Sine {
+  static const char* kind() { return "Sine"; }
+  template <class X, class Y>
+  static void value(const X& x, Y&& y) {
+    y = x.sin();
+  }
+  template <class X, class Y, class D>
+  static void derivative(const X& x, const Y&, D&& d) {
+    d = x.cos();
+  }
+};
+struct Exponential {
+  static const char* kind() { return "Exponential"; }
+  template <class X, class Y>
+  static void value(const X& x, Y&& y) {
+    y = x.exp();
+  }
+  template <class X, class Y, class D>
+  static void derivative(const X&, const Y& y, D&& d) {
+    d = y;
+  }
+};
+/// The derivative of the one needs its input, that of the other its output.
+template <InPlace How, bool ReadsOutput>
+struct NeedsInput : Activation<double, Sine> {
+  static constexpr MemoryUse memory_use() { return {How, ReadsOutput}; }
+};
+template <bool ReadsOutput>
+struct NeedsOutput : Activation<double, Exponential> {
+  static constexpr MemoryUse memory_use() { return {InPlace::Replaces, ReadsOutput}; }
+};
+
 }  // namespace
 
 TEST_CASE("check_layer passes a correct layer and says what it measured", "[testing][exact]") {
@@ -119,9 +152,9 @@ TEST_CASE("check_layer passes a correct layer and says what it measured", "[test
   REQUIRE(check.kronecker.has_value());
   REQUIRE(check.backward_tangent.has_value());
   REQUIRE_FALSE(check.passes(0));
-  for (const char* name :
-       {"input gradient: ", "parameter gradient: ", "input tangent: ", "parameter tangent: ",
-        "adjointness: ", "null requests: ", "repeatability: ", "kronecker: ", "backward tangent: "})
+  for (const char* name : {"input gradient: ", "parameter gradient: ", "input tangent: ",
+                           "parameter tangent: ", "adjointness: ", "null requests: ",
+                           "repeatability: ", "memory use: ", "kronecker: ", "backward tangent: "})
     REQUIRE(check.report().find(name) != std::string::npos);
 }
 
@@ -172,6 +205,25 @@ TEST_CASE("check_layer catches results that are added to what was there", "[test
   REQUIRE(std::isinf(check.input_gradient));
   REQUIRE(std::isinf(check.null_requests));
   REQUIRE_FALSE(check.passes(1e300));
+}
+
+TEMPLATE_TEST_CASE("check_layer catches a layer that needs memory which it says it does not",
+                   "[testing][exact]", (NeedsInput<InPlace::Replaces, true>),
+                   (NeedsInput<InPlace::Keeps, true>), (NeedsOutput<false>)) {
+  Rng rng(4);
+  LayerCheck check = check_layer(TestType{}, {3}, 2, rng);
+  INFO(check.report());
+  REQUIRE(check.memory_use > 1e-3);
+  check.memory_use = 0;
+  REQUIRE(check.passes(kTolerance));
+}
+
+TEMPLATE_TEST_CASE("check_layer passes a layer that says what memory it needs", "[testing][exact]",
+                   (NeedsInput<InPlace::Never, false>), (NeedsOutput<true>)) {
+  Rng rng(5);
+  const LayerCheck check = check_layer(TestType{}, {3}, 2, rng);
+  INFO(check.report());
+  REQUIRE(check.passes(kTolerance));
 }
 
 TEST_CASE("check_layer takes the point at which to check", "[testing][exact]") {

@@ -135,9 +135,9 @@ class CurvatureBlock {
   /// \throws OptionError for damping that is negative or not finite; StateError before any data;
   ///         SingularError if `damping` is 0 and the block is singular to working precision
   bool refresh_inverse(S damping) {
-    prepare_inverse(damping);
-    const bool done = compute_inverse();
-    if (done) adopt_inverse();
+    check_damping("kfac::CurvatureBlock::refresh_inverse", damping);
+    const bool done = do_refresh_inverse(damping);
+    has_inverse_ = has_inverse_ || done;
     if (!done && damping == 0)
       raise<SingularError>(
           "kfac::CurvatureBlock::refresh_inverse: 'damping' is 0 and a factor is singular, "
@@ -180,8 +180,16 @@ class CurvatureBlock {
     check_inverse(kWhere);
     do_precondition(augmented_gradient);
   }
-  /// The same for weights and bias that are stored apart, `outputs x inputs` (in either storage
-  /// order) and `outputs`.
+  /// As well; returns the inner product of the gradient and what became of it.
+  S precondition_with_dot(MatrixRef<S> augmented_gradient) {
+    static constexpr const char* kWhere = "kfac::CurvatureBlock::precondition_with_dot";
+    detail::check_shape(kWhere, "augmented_gradient", augmented_gradient.rows(),
+                        augmented_gradient.cols(), outputs(), columns());
+    check_inverse(kWhere);
+    return do_precondition_with_dot(augmented_gradient);
+  }
+  /// `precondition` for weights and bias that are stored apart, `outputs x inputs` (in either
+  /// storage order) and `outputs`.
   template <class Weights, class Bias>
   void precondition(Eigen::MatrixBase<Weights>& weight_gradient,
                     Eigen::MatrixBase<Bias>& bias_gradient) {
@@ -231,6 +239,14 @@ class CurvatureBlock {
   CurvatureBlock(const CurvatureBlock&) = default;
   CurvatureBlock& operator=(const CurvatureBlock&) = default;
 
+  /// All at once, for kinds that can do with less memory then.
+  virtual bool do_refresh_inverse(S damping) {
+    do_prepare_inverse(damping);
+    if (!do_compute_inverse()) return false;
+    do_adopt_inverse();
+    return true;
+  }
+
  private:
   virtual void do_add_input(const SharedBatch<S>& input, const PositionMask* mask) = 0;
   virtual void do_add_output_gradient(const SharedBatch<S>& input, const SharedBatch<S>& gradient,
@@ -255,6 +271,12 @@ class CurvatureBlock {
     return false;
   }
   virtual void do_precondition(MatrixRef<S> v) = 0;
+  virtual S do_precondition_with_dot(MatrixRef<S> v) {
+    MatrixMap<S> before = augmented_.map(v.rows(), v.cols());
+    before = v;
+    do_precondition(v);
+    return before.cwiseProduct(v).sum();
+  }
   virtual void do_multiply(MatrixRef<S> v) { do_matrix(S(0))->multiply(v); }
   virtual std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const = 0;
   virtual void do_visit_state(StateVisitor& visitor) = 0;

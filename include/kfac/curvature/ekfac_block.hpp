@@ -38,20 +38,18 @@ class EkfacBlock : public SpectralBlock<S> {
   BlockCost cost() const override {
     const auto a = static_cast<double>(Base::columns());
     const auto g = static_cast<double>(Base::outputs());
-    return this->spectral_cost((2 * a * a + 3 * g * g + 3 * a * g) * sizeof(S),
+    return this->spectral_cost((a * (a + 1) + g * (g + 1) + 3 * a * g) * sizeof(S),
                                1.5 * (a * a + g * g) + a * g);
   }
 
-  const Matrix<S>& input_factor() const { return factors_.input_factor(); }
-  const Matrix<S>& output_gradient_factor() const { return factors_.output_gradient_factor(); }
+  Matrix<S> input_factor() const { return factors_.input_factor(); }
+  Matrix<S> output_gradient_factor() const { return factors_.output_gradient_factor(); }
 
   bool fresh_is_finite() const override {
     return factors_.fresh_is_finite() && moments_.fresh_is_finite();
   }
 
  private:
-  using typename SpectralBlock<S>::BasisFactors;
-
   bool do_collect(bool factors, bool moments) override {
     factors_due_ = factors;
     moments_due_ = moments;
@@ -99,7 +97,10 @@ class EkfacBlock : public SpectralBlock<S> {
     return pass < 2;
   }
 
-  BasisFactors basis_factors() const override { return {input_factor(), output_gradient_factor()}; }
+  void copy_basis_factors(Matrix<S>& a, Matrix<S>& g) const override { factors_.copy_to(a, g); }
+  void multiply_by_factors(MatrixRef<S> v, Buffer<S>& scratch) override {
+    factors_.multiply(v, scratch);
+  }
   bool basis_is_current() const override {
     return !this->eigen().empty() && basis_commits_ == factor_commits_;
   }

@@ -38,7 +38,7 @@ class ExampleGradients {
   /// The lower triangle of into += weight * sum_n P_n^T M P_n, `columns x columns`, M positive
   /// semi-definite; null is the identity.
   void add_input_moments(const SharedBatch<S>& x, const SharedBatch<S>& g, S weight,
-                         const Matrix<S>* m, Matrix<S>& into) {
+                         const Matrix<S>* m, MatrixRef<S> into) {
     for_each_block(
         x, g, nullptr, nullptr, [&](MatrixMap<S> inputs, MatrixMap<S> gradients, Index positions) {
           if (positions == 1) return add_weighted(inputs, gradients, m, weight, into);
@@ -53,7 +53,7 @@ class ExampleGradients {
 
   /// The lower triangle of into += weight * sum_n P_n M P_n^T, `outputs x outputs`, M likewise.
   void add_output_moments(const SharedBatch<S>& x, const SharedBatch<S>& g, S weight,
-                          const Matrix<S>* m, Matrix<S>& into) {
+                          const Matrix<S>* m, MatrixRef<S> into) {
     for_each_block(
         x, g, nullptr, nullptr, [&](MatrixMap<S> inputs, MatrixMap<S> gradients, Index positions) {
           if (positions == 1) return add_weighted(gradients, inputs, m, weight, into);
@@ -68,7 +68,7 @@ class ExampleGradients {
 
   /// The lower triangle of into += weight * sum_n vec(P_n) vec(P_n)^T.
   void add_outer_products(const SharedBatch<S>& x, const SharedBatch<S>& g, S weight,
-                          Matrix<S>& into) {
+                          MatrixRef<S> into) {
     for_each_block(x, g, nullptr, nullptr,
                    [&](MatrixMap<S> inputs, MatrixMap<S> gradients, Index positions) {
                      const Index examples = inputs.cols() / positions;
@@ -106,14 +106,17 @@ class ExampleGradients {
                                Buffer<S>& copy) {
     const Index features = batch.features();
     MatrixMap<S> result = copy.map(features + (bias ? 1 : 0), batch.columns());
-    batch.visit([&](const auto& values) {
-      if (basis) {
-        result.noalias() = basis->topRows(features).transpose() * values;
-        if (bias) result.colwise() += basis->row(features).transpose();
-      } else {
-        result.topRows(features) = values;
-        if (bias) result.row(features).setOnes();
-      }
+    batch.for_each_block([&](const SharedBatch<S>& block, Index first) {
+      block.visit([&](const auto& values) {
+        auto into = result.middleCols(first * batch.positions(), values.cols());
+        if (basis) {
+          into.noalias() = basis->topRows(features).transpose() * values;
+          if (bias) into.colwise() += basis->row(features).transpose();
+        } else {
+          into.topRows(features) = values;
+          if (bias) into.row(features).setOnes();
+        }
+      });
     });
     return result;
   }
@@ -132,13 +135,13 @@ class ExampleGradients {
 
   /// into += weight * P P^T.
   template <class Gradient>
-  static void add_gram(const Gradient& p, S weight, Matrix<S>& into) {
+  static void add_gram(const Gradient& p, S weight, MatrixRef<S> into) {
     into.template selfadjointView<Eigen::Lower>().rankUpdate(p, weight);
   }
 
   /// into += weight * sum_n (b_n^T M b_n) a_n a_n^T, for columns a_n and b_n.
   void add_weighted(MatrixMap<S> a, const MatrixMap<S>& b, const Matrix<S>* m, S weight,
-                    Matrix<S>& into) {
+                    MatrixRef<S> into) {
     if (m) {
       MatrixMap<S> product = product_.map(b.rows(), b.cols());
       product.noalias() = *m * b;

@@ -83,7 +83,7 @@ class FullBlock : public CurvatureBlock<S> {
     const Index rows = Base::outputs() * Base::columns();
     const auto size = static_cast<double>(rows);
     return {.factors = detail::square_text("C", rows),
-            .bytes = 5 * size * size * sizeof(S),
+            .bytes = (4 * size + 1) * size * sizeof(S),
             .update = size * size / 2,
             .inverse = size * size * size / 2,
             .precondition = size * size};
@@ -102,7 +102,7 @@ class FullBlock : public CurvatureBlock<S> {
   }
   void do_commit(S scale, Index examples, S decay) override {
     moment_.commit(examples, decay);
-    matrix_ = scale * moment_.value();
+    moment_.copy_to(matrix_, scale);
   }
   void do_discard() override { moment_.discard(); }
   bool do_begin_pass(Index pass) override {

@@ -22,7 +22,7 @@ class GradientMomentsBlock : public SpectralBlock<S> {
   BlockCost cost() const override {
     const auto a = static_cast<double>(Base::columns());
     const auto g = static_cast<double>(Base::outputs());
-    return this->spectral_cost(3 * (a * a + g * g) * sizeof(S), a * a + g * g);
+    return this->spectral_cost((2 * (a * a + g * g) + a + g) * sizeof(S), a * a + g * g);
   }
 
   /// The factors: A has the trace of its size, G carries the scale.
@@ -69,8 +69,15 @@ class GradientMomentsBlock : public SpectralBlock<S> {
     input_.discard();
     output_.discard();
   }
-  using typename SpectralBlock<S>::BasisFactors;
-  BasisFactors basis_factors() const override { return {a_, g_}; }
+  void copy_basis_factors(Matrix<S>& a, Matrix<S>& g) const override {
+    a = a_;
+    g = g_;
+  }
+  void multiply_by_factors(MatrixRef<S> v, Buffer<S>& scratch) override {
+    MatrixMap<S> half = scratch.map(v.rows(), v.cols());
+    half.noalias() = g_ * v;
+    v.noalias() = half * a_;
+  }
   void visit_statistics(StateVisitor& visitor) override {
     visitor.in("input", input_);
     visitor.in("output", output_);

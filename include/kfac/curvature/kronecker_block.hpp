@@ -37,19 +37,31 @@ class KroneckerBlock : public KroneckerFactorsBlock<S, CurvatureBlock<S>> {
     BlockCost cost = Factors::factor_cost();
     const auto a = static_cast<double>(Base::columns());
     const auto g = static_cast<double>(Base::outputs());
-    cost.bytes += 2 * (a * a + g * g) * sizeof(S);
-    cost.inverse = (a * a * a + g * g * g) / 2;
+    cost.inverse_bytes =
+        static_cast<double>((linalg::InverseTriangle<S>::entries(Base::columns()) +
+                             linalg::InverseTriangle<S>::entries(Base::outputs())) *
+                            Index{sizeof(S)});
+    cost.bytes += cost.inverse_bytes;
+    cost.inverse = (a * a * a + g * g * g) / 3;
     return cost;
   }
 
  private:
+  bool do_refresh_inverse(S damping) override {
+    return Factors::factors().with_copies([&](MatrixRef<S> a, MatrixRef<S> g) {
+      return inverse_.refresh_in_place(a, g, damping, Base::options().pi);
+    });
+  }
   void do_prepare_inverse(S damping) override {
-    inverse_.prepare(Factors::input_factor(), Factors::output_gradient_factor(), damping,
-                     Base::options().pi);
+    Factors::factors().with_copies([&](const MatrixRef<S>& a, const MatrixRef<S>& g) {
+      inverse_.prepare(a, g, damping, Base::options().pi);
+    });
   }
   bool do_compute_inverse() override { return inverse_.compute(); }
   void do_adopt_inverse() override { inverse_.adopt(); }
   void do_precondition(MatrixRef<S> v) override { inverse_.apply(v); }
+  S do_precondition_with_dot(MatrixRef<S> v) override { return inverse_.apply(v); }
+  void do_multiply(MatrixRef<S> v) override { Factors::factors().multiply(v, product_); }
   std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const override {
     return std::make_unique<FactoredMatrix<S>>(
         Factors::input_factor(), Factors::output_gradient_factor(), damping, Base::options().pi);
@@ -61,6 +73,7 @@ class KroneckerBlock : public KroneckerFactorsBlock<S, CurvatureBlock<S>> {
   }
 
   FactoredInverse<S> inverse_;
+  Buffer<S> product_;
 };
 
 }  // namespace kfac

@@ -35,9 +35,11 @@ class KroneckerEigenBlock : public KroneckerFactorsBlock<S, SpectralBlock<S>> {
   }
 
  private:
-  using typename SpectralBlock<S>::BasisFactors;
-  BasisFactors basis_factors() const override {
-    return {Factors::input_factor(), Factors::output_gradient_factor()};
+  void copy_basis_factors(Matrix<S>& a, Matrix<S>& g) const override {
+    Factors::factors().copy_to(a, g);
+  }
+  void multiply_by_factors(MatrixRef<S> v, Buffer<S>& scratch) override {
+    Factors::factors().multiply(v, scratch);
   }
   void visit_statistics(StateVisitor& visitor) override { Factors::visit_factors(visitor); }
 };

@@ -18,7 +18,6 @@ class KroneckerFactors {
   explicit KroneckerFactors(const BlockOptions<S>& options)
       : input_(options.inputs, options.bias),
         output_gradient_(options.outputs, false),
-        output_factor_(Matrix<S>::Zero(options.outputs, options.outputs)),
         sharing_(options.sharing) {}
 
   /// What the map was applied to, `inputs x (positions * batch)`, once a forward pass. `mask` says
@@ -51,7 +50,7 @@ class KroneckerFactors {
   void commit(S scale, Index examples, S decay) {
     input_.commit(columns_, decay);
     output_gradient_.commit(examples, decay);
-    output_factor_ = scale * output_gradient_.value();
+    scale_ = scale;
     forget_counts();
   }
   /// Forgets what was added since the last commit.
@@ -64,19 +63,47 @@ class KroneckerFactors {
   void reset() {
     input_.reset();
     output_gradient_.reset();
-    output_factor_.setZero();
     forget_counts();
   }
 
   /// A, of the augmented inputs.
-  const Matrix<S>& input_factor() const { return input_.value(); }
+  Matrix<S> input_factor() const { return input_.value(); }
   /// G, `outputs x outputs`, which carries the scale of the loss.
-  const Matrix<S>& output_gradient_factor() const { return output_factor_; }
+  Matrix<S> output_gradient_factor() const {
+    Matrix<S> g;
+    output_gradient_.copy_to(g, scale_);
+    return g;
+  }
+  /// Writes both, without allocation if the matrices have their sizes.
+  void copy_to(Matrix<S>& a, Matrix<S>& g) const {
+    input_.copy_to(a);
+    output_gradient_.copy_to(g, scale_);
+  }
+  /// Calls body(a, g) with copies of both, of which only the lower triangles may be read, and
+  /// overwritten. They are in the memory of what is added, if that is not in use.
+  template <class Body>
+  decltype(auto) with_copies(Body&& body) {
+    if (input_.has_fresh() || output_gradient_.has_fresh()) {
+      Matrix<S> a = input_factor();
+      Matrix<S> g = output_gradient_factor();
+      return body(MatrixRef<S>(a), MatrixRef<S>(g));
+    }
+    return body(input_.working_copy(), output_gradient_.working_copy(scale_));
+  }
+
+  /// V <- G V A; `scratch` has room for V.
+  void multiply(MatrixRef<S> v, Buffer<S>& scratch) {
+    with_copies([&](const MatrixRef<S>& a, const MatrixRef<S>& g) {
+      MatrixMap<S> half = scratch.map(v.rows(), v.cols());
+      half.noalias() = g.template selfadjointView<Eigen::Lower>() * v;
+      v.noalias() = half * a.template selfadjointView<Eigen::Lower>();
+    });
+  }
 
   void visit_state(StateVisitor& visitor) {
     visitor.in("a", input_);
     visitor.in("g", output_gradient_);
-    visitor.visit("g.scaled", output_factor_);
+    visitor.visit("scale", scale_);
   }
 
  private:
@@ -87,7 +114,7 @@ class KroneckerFactors {
 
   RunningCovariance<S> input_;
   RunningCovariance<S> output_gradient_;  // of the criterion of one example
-  Matrix<S> output_factor_;               // the same with the scale of the loss
+  S scale_ = 0;                           // of the loss
   WeightSharing sharing_;
   Index columns_ = 0;
   S identity_weight_ = 0;  // as in `FactorInput`

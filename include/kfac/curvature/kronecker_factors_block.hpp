@@ -13,9 +13,9 @@ template <RealScalar S, class Base>
 class KroneckerFactorsBlock : public Base {
  public:
   /// A, `columns() x columns()`: the mean second moment of the inputs.
-  const Matrix<S>& input_factor() const { return factors_.input_factor(); }
+  Matrix<S> input_factor() const { return factors_.input_factor(); }
   /// G, `outputs x outputs`, which carries the scale of the loss.
-  const Matrix<S>& output_gradient_factor() const { return factors_.output_gradient_factor(); }
+  Matrix<S> output_gradient_factor() const { return factors_.output_gradient_factor(); }
 
   bool fresh_is_finite() const override { return factors_.fresh_is_finite(); }
 
@@ -23,6 +23,8 @@ class KroneckerFactorsBlock : public Base {
   KroneckerFactorsBlock(const char* where, BlockOptions<S> options)
       : Base(where, std::move(options)), factors_(Base::options()) {}
 
+  KroneckerFactors<S>& factors() { return factors_; }
+  const KroneckerFactors<S>& factors() const { return factors_; }
   void visit_factors(StateVisitor& visitor) { visitor.in("factors", factors_); }
 
   /// Without what a kind adds for its inverse.
@@ -32,7 +34,7 @@ class KroneckerFactorsBlock : public Base {
     BlockCost cost;
     cost.factors = detail::square_text("A", this->columns()) + ", " +
                    detail::square_text("G", this->outputs());
-    cost.bytes = (2 * a * a + 3 * g * g) * sizeof(S);
+    cost.bytes = (a * (a + 1) + g * (g + 1)) * sizeof(S);
     cost.update = (a * a + g * g) / 2;
     cost.precondition = a * g * (a + g);
     return cost;
@@ -56,14 +58,7 @@ class KroneckerFactorsBlock : public Base {
     return pass == 0;
   }
 
-  void do_multiply(MatrixRef<S> v) override {
-    MatrixMap<S> half = half_.map(v.rows(), v.cols());
-    half.noalias() = output_gradient_factor() * v;
-    v.noalias() = half * input_factor();
-  }
-
   KroneckerFactors<S> factors_;
-  Buffer<S> half_;
 };
 
 }  // namespace kfac

@@ -61,13 +61,13 @@ class KroneckerFitBlock : public GradientMomentsBlock<S> {
     // a_ and g_ have norm 1 but at the start, so the fit's norm is that of the newest moment.
     S size = 0;
     if (side_ == Side::Both) {
-      const S trace = this->input_.value().trace();
-      a_ = this->input_.value();
-      g_ = this->output_.value();
+      this->input_.copy_to(a_);
+      this->output_.copy_to(g_);
+      const S trace = a_.trace();
       size = trace > 0 ? a_.norm() * g_.norm() / trace : S(0);
     } else {
       Matrix<S>& newest = side_ == Side::Input ? a_ : g_;
-      newest = side_ == Side::Input ? this->input_.value() : this->output_.value();
+      (side_ == Side::Input ? this->input_ : this->output_).copy_to(newest);
       size = newest.norm();
     }
     if (!(size > 0)) return Moments::set_factors(Matrix<S>::Zero(a_.rows(), a_.cols()), g_, scale);

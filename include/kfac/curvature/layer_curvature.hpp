@@ -172,6 +172,14 @@ class LayerCurvature : public Observer<S> {
     for_each_part(layer_.gradient,
                   [](Block& block, MatrixRef<S> part) { block.precondition(part); });
   }
+  /// As well; returns the inner product of the gradient and what became of it.
+  S precondition_with_dot() {
+    S dot = 0;
+    for_each_part(layer_.gradient, [&](Block& block, MatrixRef<S> part) {
+      dot += block.precondition_with_dot(part);
+    });
+    return dot;
+  }
   /// Multiplies a vector of the layer's parameters with the undamped curvature, in place.
   void multiply(VectorMap<S> v) {
     for_each_part(v, [](Block& block, MatrixRef<S> part) { block.multiply(part); });

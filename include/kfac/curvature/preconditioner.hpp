@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -32,12 +33,16 @@ struct PreconditionerOptions {
   /// between the basis is tracked by a step of orthogonal iteration.
   Index decompose_every = 1;
   bool stagger_inverses = false;  ///< spread over the steps of a period, a few layers each
-  /// Threads that make the inverses while steps go on with those there are; 0: none. Inverses are
-  /// then one period staler at most.
-  Index inverse_threads = 0;
-  /// With threads: whether a run gives the same numbers each time, because new inverses wait for
-  /// the end of their period. Else they are used as soon as they are ready.
+  /// Inverses are made while steps go on with those there are, which makes them one period staler
+  /// at most. It takes `threads` > 1 to gain by it.
+  bool asynchronous_inverses = false;
+  /// Where asynchronous: whether a run gives the same numbers each time, because new inverses wait
+  /// for the end of their period. Else they are used as soon as they are ready.
   bool deterministic = true;
+  /// Threads that a step uses in all, the calling one among them; 0: as many as the machine has.
+  /// The numbers do not depend on it. With 1, work is split as the caller's `ParallelScope` says.
+  /// With more, blocks of different layers may be at work at the same time.
+  Index threads = 1;
   /// What layers do whose weights are shared over positions (tokens, pixels).
   WeightSharing sharing = WeightSharing::Expand;
   /// How the loss was reduced whose gradients come by.
@@ -48,7 +53,7 @@ struct PreconditionerOptions {
   void validate(const char* where) const {
     at(where, 0);
     detail::check_option(decompose_every >= 1, where, "decompose_every", decompose_every, ">= 1");
-    InverseUpdateOptions{stagger_inverses, inverse_threads, deterministic}.validate(where);
+    detail::check_option(threads >= 0, where, "threads", threads, ">= 0");
     gradient_scale.validate(where);
     for (const LayerGroup<S>& group : groups) group.validate(where);
   }
@@ -108,6 +113,7 @@ class Preconditioner {
                           const BlockFactory<S>& blocks = block_factory<KroneckerBlock<S>>())
       : options_((options.validate(kWhere), std::move(options))),
         values_(options_.at(kWhere, 0)),
+        pool_(make_pool(options_.threads)),
         gradient_(model.gradient()) {
     BlockOptions<S> prototype;
     prototype.factor_decay = values_.factor_decay;
@@ -125,9 +131,7 @@ class Preconditioner {
       groups_.push_back(group);
     }
     damping_scales_.assign(layers_.size(), S(1));
-    inverses_ = std::make_unique<InverseUpdates<S>>(
-        layers_.size(), InverseUpdateOptions{options_.stagger_inverses, options_.inverse_threads,
-                                             options_.deterministic});
+    estimate_work();
     begin_step();
     collect_loss_gradients();
   }
@@ -138,6 +142,7 @@ class Preconditioner {
   ///         is 0 and a factor is singular, with everything as it was; OptionError if a schedule
   ///         gives a value out of its range, which may be for the step after this one
   const PreconditionerReport& step() {
+    const ParallelScope parallel(pool());
     for (const auto& layer : layers_)
       if (!layer->take_seen_gradient())
         raise<StateError>(
@@ -153,7 +158,7 @@ class Preconditioner {
     begin_step();
     update(values_.damping, [](Layer& layer) { layer.commit(); });
     if (!report_.ok()) return report_;
-    for (const auto& layer : layers_) layer->precondition();
+    precondition();
     advance();
     begin_step();
     collect_loss_gradients();
@@ -170,6 +175,9 @@ class Preconditioner {
   }
 
   const PreconditionerOptions<S>& options() const { return options_; }
+  /// Of the threads it uses beside the caller's, for a `ParallelScope` around the other parts of a
+  /// step; null if there are none.
+  ThreadPool* pool() const { return pool_.get(); }
   /// Which positions of the coming batches are real, `positions x examples`, where the others are
   /// padding; null: all. It must stay alive, and fit every layer that shares weights over
   /// positions.
@@ -225,6 +233,7 @@ class Preconditioner {
   /// Changes the damping of all inverses, which for some kinds are made anew, from the running
   /// averages as they are; false, and the report says why, if one cannot be made.
   bool redamp(S damping) {
+    const ParallelScope parallel(pool());
     report_ = {};
     fail_at(inverses_->redamp(layers_, [&](std::size_t i) { return damping_of(i, damping); }));
     return report_.ok();
@@ -233,13 +242,21 @@ class Preconditioner {
   /// Multiplies a vector of all parameters with the undamped curvature, in place; layers without
   /// curvature have the identity.
   void multiply(Vector<S>& flat) {
-    for (const auto& layer : layers_) {
-      const VectorMap<S>& own = layer->layer().gradient;
-      layer->multiply({flat.data() + (own.data() - gradient_.data()), own.size()});
-    }
+    const ParallelScope parallel(pool());
+    products_->for_each([&](std::size_t i) {
+      const VectorMap<S>& own = layers_[i]->layer().gradient;
+      layers_[i]->multiply({flat.data() + (own.data() - gradient_.data()), own.size()});
+    });
   }
   void precondition() {
-    for (const auto& layer : layers_) layer->precondition();
+    const ParallelScope parallel(pool());
+    products_->for_each([&](std::size_t i) { layers_[i]->precondition(); });
+  }
+  /// As well; writes the inner products of each layer's gradient and what became of it.
+  void precondition_with_dots(std::vector<S>& dots) {
+    const ParallelScope parallel(pool());
+    dots.resize(layers_.size());
+    products_->for_each([&](std::size_t i) { dots[i] = layers_[i]->precondition_with_dot(); });
   }
   void discard() {
     for (const auto& layer : layers_) layer->discard();
@@ -252,6 +269,33 @@ class Preconditioner {
 
  private:
   static constexpr const char* kWhere = "kfac::Preconditioner";
+
+  static std::unique_ptr<ThreadPool> make_pool(Index threads) {
+    if (threads == 0) threads = static_cast<Index>(std::thread::hardware_concurrency());
+    return threads > 1 ? std::make_unique<ThreadPool>(threads - 1) : nullptr;
+  }
+
+  /// How the layers are shared between threads, by what their blocks cost.
+  void estimate_work() {
+    // A nanosecond's: multiply-adds of one thread, and bytes that come from main memory.
+    static constexpr double kProducts = 32;
+    static constexpr double kBytes = 10;
+    std::vector<double> factors(layers_.size()), inverses(layers_.size()), products(layers_.size());
+    for (std::size_t i = 0; i < layers_.size(); ++i)
+      for (const auto& block : layers_[i]->blocks()) {
+        const BlockCost cost = block->cost();
+        factors[i] += cost.bytes / kBytes;
+        inverses[i] += cost.inverse / kProducts;
+        products[i] += cost.precondition / kProducts;
+      }
+    factors_ = std::make_unique<detail::LayerWork>(std::move(factors));
+    products_ = std::make_unique<detail::LayerWork>(std::move(products));
+    inverses_ = std::make_unique<InverseUpdates<S>>(
+        std::move(inverses),
+        InverseUpdateOptions{options_.stagger_inverses, options_.asynchronous_inverses,
+                             options_.deterministic},
+        pool());
+  }
 
   void collect_loss_gradients() {
     collect({Collection<S>::What::LossGradients, S(1), values_.factor_fraction});
@@ -298,10 +342,9 @@ class Preconditioner {
         discard();
         return;
       }
-    for (const auto& layer : layers_) {
-      layer->set_factor_decay(values_.factor_decay);
-      if (layer->has_fresh_data()) commit(*layer);
-    }
+    for (const auto& layer : layers_) layer->set_factor_decay(values_.factor_decay);
+    factors_->for_each([&](std::size_t i) { return layers_[i]->has_fresh_data(); },
+                       [&](std::size_t i) { commit(*layers_[i]); });
     const auto started = std::chrono::steady_clock::now();
     fail_at(inverses_->update(layers_, steps_, values_.inverse_every,
                               [&](std::size_t i) { return damping_of(i, damping); }));
@@ -318,13 +361,14 @@ class Preconditioner {
 
   PreconditionerOptions<S> options_;
   typename PreconditionerOptions<S>::Values values_;  // of this step
+  std::unique_ptr<ThreadPool> pool_;                  // null: no threads but the caller's
   VectorMap<S> gradient_;
   std::vector<std::unique_ptr<Layer>> layers_;
   std::vector<const LayerGroup<S>*> groups_;  // of each of these, or null
   std::vector<S> damping_scales_;
-  std::unique_ptr<InverseUpdates<S>>
-      inverses_;                                // last, for its threads to end before the layers do
-  std::vector<typename Layer::Blocks> before_;  // a step without damping, if it fails
+  std::unique_ptr<detail::LayerWork> factors_, products_;
+  std::unique_ptr<InverseUpdates<S>> inverses_;  // ends before the layers and the pool
+  std::vector<typename Layer::Blocks> before_;   // a step without damping, if it fails
   PreconditionerReport report_;
   Index steps_ = 0;
   Index factors_due_ = 0;

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include <kfac/core/state.hpp>
+#include <kfac/linalg/matrix_product.hpp>
 #include <kfac/linalg/spd_inverse.hpp>
 #include <kfac/nn/shared_batch.hpp>
 
@@ -19,80 +21,137 @@ S running_weight(Index update, S decay) {
 }
 
 /// A running average of second moments E[x x^T], symmetric, fed in two stages: `add` sums over any
-/// number of batches, `commit` takes their mean into the average with `running_weight`.
+/// number of batches, `commit` takes their mean into the average with `running_weight`. Sum and
+/// average are a triangle each in the same memory.
 template <RealScalar S>
 class RunningCovariance {
  public:
   /// With `bias`, a constant 1 is appended to every x.
   RunningCovariance(Index features, bool bias)
-      : features_(features),
-        bias_(bias),
-        fresh_(Matrix<S>::Zero(features + bias, features + bias)),
-        value_(fresh_) {}
+      : features_(features), bias_(bias), storage_(Matrix<S>::Zero(size(), size() + 1)) {}
+
+  Index size() const { return features_ + (bias_ ? 1 : 0); }
 
   /// Adds weight * sum of x x^T over the columns of `x`: a symmetric rank-k update of one triangle.
   void add(const SharedBatch<S>& x, S weight) {
+    MatrixRef<S> sum = storage_.leftCols(size());
     x.for_each_block([&](const SharedBatch<S>& block, Index) {
       block.visit([&](const auto& columns) {
-        auto corner = fresh_.topLeftCorner(features_, features_);
-        corner.template selfadjointView<Eigen::Lower>().rankUpdate(columns, weight);
+        if (columns.cols() == 0) return;
+        const bool is_first = !std::exchange(has_fresh_, true);
+        auto corner = sum.topLeftCorner(features_, features_);
+        if (is_first)
+          linalg::gram(weight, columns, corner);
+        else
+          linalg::rank_update(weight, columns, corner);
         if (!bias_) return;
-        add_column_sums(columns, weight);
-        fresh_(features_, features_) += weight * static_cast<S>(columns.cols());
+        if (is_first) sum.row(features_).setZero();
+        add_column_sums(columns, weight, sum);
+        sum(features_, features_) += weight * static_cast<S>(columns.cols());
       });
     });
   }
-  /// The sum so far, of which the lower triangle counts: for what is added in other ways.
-  Matrix<S>& fresh() { return fresh_; }
+  /// The sum so far, of which only the lower triangle may be read or written: for what is added in
+  /// other ways.
+  MatrixRef<S> fresh() {
+    if (!has_fresh_)
+      for (Index j = 0; j < size(); ++j) fresh_column(j).setConstant(S(0));
+    has_fresh_ = true;
+    return storage_.leftCols(size());
+  }
   /// Adds weight * I.
-  void add_identity(S weight) { fresh_.diagonal().array() += weight; }
+  void add_identity(S weight) { fresh().diagonal().array() += weight; }
 
-  /// Whether what was added since the last commit is finite. (A NaN or infinity in x reaches the
-  /// diagonal, which is a sum of squares.)
-  bool fresh_is_finite() const { return std::isfinite(fresh_.diagonal().sum()); }
+  /// Whether anything was added since the last commit.
+  bool has_fresh() const { return has_fresh_; }
+  /// Whether what was added since then is finite. (A NaN or infinity in x reaches the diagonal,
+  /// which is a sum of squares.)
+  bool fresh_is_finite() const {
+    return !has_fresh_ || std::isfinite(storage_.leftCols(size()).diagonal().sum());
+  }
 
   /// Takes the sum of what was added, divided by `count`, into the average.
   void commit(Index count, S decay) {
+    if (!has_fresh_) fresh();
     const S keep = running_weight(++commits_, decay);
     const S take = (S(1) - keep) / static_cast<S>(count);
-    value_.template triangularView<Eigen::Lower>() = keep * value_ + take * fresh_;
-    linalg::symmetrize_from_lower<S>(value_);
+    for (Index j = 0; j < size(); ++j)
+      average_column(j) = keep * average_column(j) + take * fresh_column(j);
     discard();
   }
 
   /// Forgets what was added since the last commit.
-  void discard() { fresh_.setZero(); }
+  void discard() { has_fresh_ = false; }
   /// Forgets the average too.
   void reset() {
-    discard();
-    value_.setZero();
+    storage_.setZero();
+    has_fresh_ = false;
     commits_ = 0;
   }
 
-  const Matrix<S>& value() const { return value_; }
+  Matrix<S> value() const {
+    Matrix<S> result;
+    copy_to(result);
+    return result;
+  }
+  /// Writes the average times `scale`, without allocation if `result` has its size.
+  void copy_to(Matrix<S>& result, S scale = S(1)) const {
+    result.resize(size(), size());
+    for (Index j = 0; j < size(); ++j) result.col(j).tail(size() - j) = scale * average_column(j);
+    linalg::symmetrize_from_lower<S>(result);
+  }
+  /// Of the average.
+  S diagonal(Index i) const { return average_column(i)(0); }
+  /// Writes the average times `scale` to the lower triangle of memory that is free until something
+  /// is added, where it may be overwritten. The upper triangle is not to be touched.
+  /// \pre !has_fresh()
+  MatrixRef<S> working_copy(S scale = S(1)) {
+    for (Index j = 0; j < size(); ++j) fresh_column(j) = scale * average_column(j);
+    return storage_.leftCols(size());
+  }
   Index commits() const { return commits_; }
 
   void visit_state(StateVisitor& visitor) {
     visitor.visit("commits", commits_);
-    visitor.visit("value", value_);
+    Matrix<S> average = value();
+    visitor.visit("value", average);
+    if (!visitor.overwrites()) return;
+    for (Index j = 0; j < size(); ++j) average_column(j) = average.col(j).tail(size() - j);
+    has_fresh_ = false;
   }
 
  private:
+  /// Column j of a lower triangle: of the sum, and of the average.
+  auto fresh_column(Index j) { return storage_.col(j).tail(size() - j); }
+  auto average_column(Index j) { return storage_.col(size() - j).head(size() - j); }
+  auto average_column(Index j) const { return storage_.col(size() - j).head(size() - j); }
+
   /// Walks memory in order, whichever way the columns are stored.
   template <class Columns>
-  void add_column_sums(const Columns& columns, S weight) {
-    auto sums = fresh_.row(features_).head(features_);
+  void add_column_sums(const Columns& columns, S weight, MatrixRef<S> sum) {
+    auto sums = sum.row(features_).head(features_);
     if constexpr (Columns::IsRowMajor)
       for (Index i = 0; i < features_; ++i) sums(i) += weight * columns.row(i).sum();
     else
-      for (Index n = 0; n < columns.cols(); ++n) sums += weight * columns.col(n).transpose();
+      for (Index first = 0; first < features_; first += kSums) {
+        const Index count = std::min(kSums, features_ - first);
+        Eigen::Array<S, Eigen::Dynamic, 1, 0, kSums, 1> some(count);
+        some.setZero();
+        for (Index n = 0; n < columns.cols(); ++n)
+          some += columns.col(n).segment(first, count).array();
+        sums.segment(first, count) += weight * some.matrix().transpose();
+      }
   }
+
+  static constexpr Index kSums = 256;  // at a time, in the first cache
 
   Index features_;
   bool bias_;
+  bool has_fresh_ = false;
   Index commits_ = 0;
-  Matrix<S> fresh_;  // lower triangle only
-  Matrix<S> value_;
+  /// `size() x (size() + 1)`. The sum is the lower triangle of the first columns; those of the
+  /// average lie above it, the longest in the last column.
+  Matrix<S> storage_;
 };
 
 }  // namespace kfac

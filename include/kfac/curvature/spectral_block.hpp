@@ -23,11 +23,6 @@ class SpectralBlock : public CurvatureBlock<S> {
   linalg::KroneckerEigen<S>& eigen() { return eigen_; }
   const linalg::KroneckerEigen<S>& eigen() const { return eigen_; }
 
-  /// What the basis is made of: A, `columns() x columns()`, and G, `outputs() x outputs()`.
-  struct BasisFactors {
-    const Matrix<S>& a;
-    const Matrix<S>& g;
-  };
   /// `cost` of a kind with statistics of that many bytes and work to take in an example.
   BlockCost spectral_cost(double bytes, double update) const {
     const auto a = static_cast<double>(Base::columns());
@@ -35,7 +30,8 @@ class SpectralBlock : public CurvatureBlock<S> {
     BlockCost cost;
     cost.factors = detail::square_text("A", Base::columns()) + ", " +
                    detail::square_text("G", Base::outputs());
-    cost.bytes = bytes + (3 * (a * a + g * g) + 2 * a * g) * sizeof(S);
+    cost.inverse_bytes = (3 * (a * a + g * g) + 2 * a * g) * sizeof(S);
+    cost.bytes = bytes + cost.inverse_bytes;
     cost.update = update;
     cost.inverse = 9 * (a * a * a + g * g * g);
     cost.precondition = 2 * a * g * (a + g);
@@ -43,10 +39,13 @@ class SpectralBlock : public CurvatureBlock<S> {
   }
 
  private:
-  virtual BasisFactors basis_factors() const = 0;
+  /// Writes what the basis is made of: A, `columns() x columns()`, and G, `outputs() x outputs()`.
+  virtual void copy_basis_factors(Matrix<S>& a, Matrix<S>& g) const = 0;
+  /// V <- G V A.
+  virtual void multiply_by_factors(MatrixRef<S> v, Buffer<S>& scratch) = 0;
   /// Whether the basis in use is that of the factors as they are.
   virtual bool basis_is_current() const { return false; }
-  /// After `basis_factors()` were copied, and after the basis made of the copies came into use.
+  /// After these were copied, and after the basis made of the copies came into use.
   virtual void on_copied_factors() {}
   virtual void on_new_basis() {}
   /// The estimate for `matrix`, where a kind has one in the basis in use.
@@ -57,8 +56,7 @@ class SpectralBlock : public CurvatureBlock<S> {
     next_damping_ = damping;
     makes_basis_ = !basis_is_current();
     if (!makes_basis_) return;
-    next_a_ = basis_factors().a;
-    next_g_ = basis_factors().g;
+    copy_basis_factors(next_a_, next_g_);
     tracks_ = !eigen_.empty() && refreshes_ % Base::options().decompose_every != 0;
     if (tracks_) next_ = eigen_;
     ++refreshes_;
@@ -90,15 +88,15 @@ class SpectralBlock : public CurvatureBlock<S> {
       eigen->apply(linalg::MatrixFunction::Identity, S(0), v, product_);
       return;
     }
-    MatrixMap<S> half = product_.map(v.rows(), v.cols());
-    half.noalias() = basis_factors().g * v;
-    v.noalias() = half * basis_factors().a;
+    multiply_by_factors(v, product_);
   }
   std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const override {
     if (const linalg::KroneckerEigen<S>* eigen = estimate())
       return std::make_unique<SpectralMatrix<S>>(*eigen, damping);
     linalg::KroneckerEigen<S> eigen;
-    if (!eigen.compute(basis_factors().a, basis_factors().g))
+    Matrix<S> a, g;
+    copy_basis_factors(a, g);
+    if (!eigen.compute(a, g))
       raise<ValueError>("kfac::CurvatureBlock::matrix: the estimate is not finite (layer '" +
                         Base::name() + "')");
     return std::make_unique<SpectralMatrix<S>>(std::move(eigen), damping);

@@ -24,6 +24,13 @@ class TensorNormalBlock : public GradientMomentsBlock<S> {
   }
   void assign(const Base& other) override { *this = static_cast<const TensorNormalBlock&>(other); }
   const char* kind() const override { return "TNT"; }
+  BlockCost cost() const override {
+    BlockCost cost = Moments::cost();
+    const auto a = static_cast<double>(Base::columns());
+    const auto g = static_cast<double>(Base::outputs());
+    cost.bytes += (a * a + g * g) * sizeof(S);
+    return cost;
+  }
 
  private:
   void do_add_output_gradient(const SharedBatch<S>& input, const SharedBatch<S>& gradient,
@@ -34,9 +41,10 @@ class TensorNormalBlock : public GradientMomentsBlock<S> {
   void do_commit(S scale, Index examples, S decay) override {
     this->input_.commit(examples, decay);
     this->output_.commit(examples, decay);
-    const S trace = this->input_.value().trace();
-    Moments::set_factors(this->input_.value(), this->output_.value(),
-                         trace > 0 ? scale / trace : S(0));
+    this->input_.copy_to(a_);
+    this->output_.copy_to(g_);
+    const S trace = a_.trace();
+    Moments::set_factors(a_, g_, trace > 0 ? scale / trace : S(0));
   }
   bool do_begin_pass(Index pass) override {
     if (pass == 0) {
@@ -45,6 +53,8 @@ class TensorNormalBlock : public GradientMomentsBlock<S> {
     }
     return pass == 0;
   }
+
+  Matrix<S> a_, g_;  // the moments
 };
 
 }  // namespace kfac

@@ -74,13 +74,13 @@ class TwoLevel {
         factor_(basis_.size(), basis_.size()),
         coarse_(basis_.size()),
         remainder_(basis_.size()),
-        direction_(basis_.rows()) {}
+        direction_(basis_.size() > 0 ? basis_.rows() : 0) {}
 
   const TwoLevelOptions<S>& options() const { return options_; }
   /// Z
   const CoarseBasis<S>& basis() const { return basis_; }
   /// The running average of Z^T C Z.
-  const Matrix<double>& matrix() const { return matrix_.value(); }
+  Matrix<double> matrix() const { return matrix_.value(); }
   /// How many updates there are in it.
   Index updates() const { return matrix_.commits(); }
 
@@ -227,7 +227,7 @@ class TwoLevel {
       model.backward(curved);
       products_.fresh().col(j) += model.gradient();
       basis_.multiply_transposed(model.gradient(), remainder_);
-      matrix_.fresh().col(j) += remainder_;
+      matrix_.fresh().col(j).tail(basis_.size() - j) += remainder_.tail(basis_.size() - j);
     }
     model.gradient() = gradient_;
   }
@@ -235,7 +235,7 @@ class TwoLevel {
   /// E's triangular factor; false if there is none.
   bool factor(S damping) {
     if (updates() == 0) return false;
-    factor_ = matrix();
+    matrix_.copy_to(factor_);
     // Z^T Z is the identity: the columns of one layer are orthonormal.
     factor_.diagonal().array() += static_cast<double>(damping);
     const Eigen::LLT<MatrixRef<double>, Eigen::Lower> cholesky(factor_);
@@ -243,7 +243,7 @@ class TwoLevel {
     // A pivot that may be mere rounding of the entry it was left from says that E is singular.
     constexpr auto kRounding = 10 * static_cast<double>(std::numeric_limits<S>::epsilon());
     for (Index j = 0; j < basis_.size(); ++j) {
-      const double entry = matrix()(j, j) + static_cast<double>(damping);
+      const double entry = matrix_.diagonal(j) + static_cast<double>(damping);
       if (!(factor_(j, j) * factor_(j, j) > kRounding * entry)) return false;
     }
     return true;

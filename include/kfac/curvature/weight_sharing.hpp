@@ -57,7 +57,11 @@ template <RealScalar S>
 SharedBatch<S> zeroed_padding(const SharedBatch<S>& batch, const PositionMask& mask,
                               Buffer<S>& scratch) {
   MatrixMap<S> copy = scratch.map(batch.features(), batch.columns());
-  batch.visit([&](const auto& values) { copy = values; });
+  batch.for_each_block([&](const SharedBatch<S>& block, Index first) {
+    block.visit([&](const auto& values) {
+      copy.middleCols(first * batch.positions(), values.cols()) = values;
+    });
+  });
   for (Index n = 0; n < copy.cols(); ++n)
     if (!mask.data()[n]) copy.col(n).setZero();
   return {copy.data(), copy.rows(), copy.cols(), batch.positions(),

@@ -7,7 +7,7 @@
 #include <kfac/core/errors.hpp>
 #include <kfac/core/state.hpp>
 #include <kfac/linalg/factor_balance.hpp>
-#include <kfac/linalg/spd_inverse.hpp>
+#include <kfac/linalg/inverse_triangle.hpp>
 
 namespace kfac {
 
@@ -31,23 +31,32 @@ class FactoredInverse {
   /// Recomputes the inverses from the factors' lower triangles. Returns false, keeping what was
   /// there, if a damped factor is not positive definite; without damping, if a factor is singular
   /// to working precision.
-  bool refresh(const Matrix<S>& a, const Matrix<S>& g, S damping,
+  bool refresh(const ConstMatrixRef<S>& a, const ConstMatrixRef<S>& g, S damping,
                FactorBalance balance = FactorBalance::Trace) {
     prepare(a, g, damping, balance);
     if (!compute()) return false;
     adopt();
     return true;
   }
+  /// The same in the memory of the lower triangles themselves, whose contents are lost; the upper
+  /// triangles stay as they are. It needs no memory but that of the inverse.
+  bool refresh_in_place(MatrixRef<S> a, MatrixRef<S> g, S damping,
+                        FactorBalance balance = FactorBalance::Trace) {
+    computed_ = false;
+    damp(a, g, damping, balance);
+    if (!invert(a) || !invert(g)) return false;
+    a_.assign(a);
+    g_.assign(g);
+    return true;
+  }
 
   /// Copies the factors' lower triangles and damps the copies. An inverse that was computed but not
   /// adopted is lost.
-  void prepare(const Matrix<S>& a, const Matrix<S>& g, S damping,
+  void prepare(const ConstMatrixRef<S>& a, const ConstMatrixRef<S>& g, S damping,
                FactorBalance balance = FactorBalance::Trace) {
-    const S root = std::sqrt(damping);
-    const S pi = linalg::factor_balance<S>(balance, a, g, product_);
-    copy_damped(a, root * pi, next_a_);
-    copy_damped(g, root / pi, next_g_);
-    damped_ = damping > 0;
+    copy_lower(a, next_a_);
+    copy_lower(g, next_g_);
+    damp(next_a_, next_g_, damping, balance);
     computed_ = false;
   }
 
@@ -64,20 +73,22 @@ class FactoredInverse {
     if (!computed_)
       raise<StateError>(
           "kfac::FactoredInverse::adopt: nothing to adopt, expected a compute that returned true");
-    a_.swap(next_a_);
-    g_.swap(next_g_);
+    a_.assign(next_a_);
+    g_.assign(next_g_);
     computed_ = false;
   }
 
   /// Whether a computed inverse is yet to be adopted.
   bool computed() const { return computed_; }
-  bool empty() const { return a_.size() == 0; }
+  bool empty() const { return a_.empty(); }
 
-  /// Multiplies `v` (`outputs x inputs`) with the inverse, in place.
-  void apply(MatrixRef<S> v) {
-    MatrixMap<S> half = product_.map(v.rows(), v.cols());
-    half.noalias() = g_ * v;
-    v.noalias() = half * a_;
+  /// Multiplies `v` (`outputs x inputs`) with the inverse, in place. Returns the inner product of
+  /// what it was and what it is then.
+  S apply(MatrixRef<S> v) const {
+    a_.multiply_right(v, true);
+    const S product = g_.apply_left(v);
+    a_.multiply_right(v, false);
+    return product;
   }
 
   /// The inverse in use and the one that is yet to be adopted, of factors A of size `inputs` and G
@@ -87,31 +98,37 @@ class FactoredInverse {
       next_a_.resize(0, 0);
       next_g_.resize(0, 0);
     }
-    visitor.visit_optional("a", a_, inputs, inputs);
-    visitor.visit_optional("g", g_, outputs, outputs);
+    visitor.in("a", a_, inputs);
+    visitor.in("g", g_, outputs);
     visitor.visit_optional("next_a", next_a_, inputs, inputs);
     visitor.visit_optional("next_g", next_g_, outputs, outputs);
     computed_ = next_a_.size() > 0;
   }
 
  private:
-  static void copy_damped(const Matrix<S>& factor, S shift, Matrix<S>& copy) {
-    copy.resize(factor.rows(), factor.cols());
+  static void copy_lower(const ConstMatrixRef<S>& factor, Matrix<S>& copy) {
+    if (copy.rows() != factor.rows()) copy.setZero(factor.rows(), factor.cols());
     copy.template triangularView<Eigen::Lower>() = factor;
-    copy.diagonal().array() += shift;
+  }
+  void damp(MatrixRef<S> a, MatrixRef<S> g, S damping, FactorBalance balance) {
+    const S root = std::sqrt(damping);
+    const S pi = linalg::factor_balance<S>(balance, a, g, balance_scratch_);
+    a.diagonal().array() += root * pi;
+    g.diagonal().array() += root / pi;
+    damped_ = damping > 0;
   }
 
-  bool invert(Matrix<S>& damped_factor) const {
-    const S ratio = linalg::invert_spd<S>(damped_factor);
+  bool invert(MatrixRef<S> damped_factor) const {
+    const S ratio = linalg::InverseTriangle<S>::invert(damped_factor);
     if (damped_) return ratio > 0;
     return ratio > static_cast<S>(damped_factor.rows()) * std::numeric_limits<S>::epsilon();
   }
 
-  Matrix<S> a_, g_;
-  Matrix<S> next_a_, next_g_;  // a failed refresh must leave the inverses in use alone
+  linalg::InverseTriangle<S> a_, g_;
+  Matrix<S> next_a_, next_g_;  // lower triangles; a failed refresh must leave those in use alone
   bool damped_ = false;        // next_a_ and next_g_
   bool computed_ = false;      // next_a_ and next_g_ are inverses
-  Buffer<S> product_;
+  Buffer<S> balance_scratch_;
 };
 
 }  // namespace kfac

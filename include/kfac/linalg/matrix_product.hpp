@@ -82,12 +82,50 @@ class ProductParts {
   Index columns_ = 1;
 };
 
+#if defined(EIGEN_USE_BLAS)
+/// A product by the BLAS that Eigen's products go to. False, with nothing done, unless the operands
+/// are whole and a BLAS can read them.
+template <RealScalar S>
+bool product_by_blas(S alpha, const Strided<S>& left, const Strided<S>& right,
+                     const ProductResult<S>& result, bool add) {
+  const auto fits = [](const Strided<S>& operand) {
+    return operand.triangle == Triangle::All &&
+           (operand.row_stride == 1 || operand.column_stride == 1);
+  };
+  if (result.triangle != Triangle::All || !fits(left) || !fits(right)) return false;
+  using Stride = Eigen::OuterStride<>;
+  using RowMajor = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  const auto visit = [](const Strided<S>& operand, auto&& body) {
+    if (operand.row_stride == 1)
+      body(Eigen::Map<const Matrix<S>, 0, Stride>(operand.data, operand.rows, operand.columns,
+                                                  Stride(operand.column_stride)));
+    else
+      body(Eigen::Map<const RowMajor, 0, Stride>(operand.data, operand.rows, operand.columns,
+                                                 Stride(operand.row_stride)));
+  };
+  Eigen::Map<Matrix<S>, 0, Stride> to(result.data, result.rows, result.columns,
+                                      Stride(result.stride));
+  visit(left, [&](const auto& a) {
+    visit(right, [&](const auto& b) {
+      if (add)
+        to.noalias() += alpha * a * b;
+      else
+        to.noalias() = alpha * a * b;
+    });
+  });
+  return true;
+}
+#endif
+
 /// result = alpha left right, or that added to it.
 template <RealScalar S>
 void product(S alpha, const Strided<S>& left, const Strided<S>& right,
              const ProductResult<S>& result, bool add) {
   eigen_assert(left.columns == right.rows && left.rows == result.rows &&
                right.columns == result.columns);
+#if defined(EIGEN_USE_BLAS)
+  if (product_by_blas(alpha, left, right, result, add)) return;
+#endif
   const ProductLoop<S> loop(alpha, left, right, result, add);
   const ProductParts<S> parts(left, right, result);
   kfac::detail::parallel_for(parts.count(), [&](Index part) { loop.run(parts[part]); });
@@ -104,7 +142,7 @@ template <class A, class B, class C>
 void product_into(typename C::Scalar alpha, const A& a, const B& b, C& c, bool add) {
   using S = typename C::Scalar;
   if constexpr (C::IsRowMajor) {
-    auto transposed = c.transpose();
+    Eigen::Transpose<C> transposed(c);
     product<S>(alpha, Strided<S>::of(b).transposed(), Strided<S>::of(a).transposed(),
                result_of(transposed), add);
   } else {
@@ -116,40 +154,42 @@ void product_into(typename C::Scalar alpha, const A& a, const B& b, C& c, bool a
 
 // Products of matrices that share the work with the threads of a `ParallelScope` and take no memory
 // from the heap once each thread has had its largest product. Operands are whatever lies in memory:
-// matrices, maps, references, blocks and transposes of these, none of which overlaps the result. If
-// Eigen's products go to a BLAS (EIGEN_USE_BLAS), so do these.
+// matrices, maps, references, blocks and transposes of these, none of which overlaps the result.
+// Where Eigen's products go to a BLAS (EIGEN_USE_BLAS), so do these, with that BLAS's own threads.
 
 /// c = a b.
 template <class A, class B, class C>
 void multiply(const A& a, const B& b, C&& c) {
-#if defined(EIGEN_USE_BLAS)
-  c.noalias() = a * b;
-#else
   detail::product_into(1, a, b, c, false);
-#endif
 }
 
 /// c += alpha a b.
 template <class A, class B, class C>
 void multiply_add(typename A::Scalar alpha, const A& a, const B& b, C&& c) {
-#if defined(EIGEN_USE_BLAS)
-  c.noalias() += alpha * (a * b);
-#else
   detail::product_into(alpha, a, b, c, true);
+}
+
+/// The lower triangle of c = alpha x x^T; what is above the diagonal stays.
+template <class X, class C>
+void gram(typename X::Scalar alpha, const X& x, C&& c) {
+#if defined(EIGEN_USE_BLAS)
+  c.template triangularView<Eigen::Lower>().setZero();
+  c.template selfadjointView<Eigen::Lower>().rankUpdate(x, alpha);
+#else
+  using S = typename X::Scalar;
+  const auto operand = detail::Strided<S>::of(x);
+  detail::product<S>(alpha, operand, operand.transposed(),
+                     detail::result_of(c, detail::Triangle::Lower), false);
 #endif
 }
 
 /// The lower triangle of c += alpha x x^T; what is above the diagonal stays.
 template <class X, class C>
 void rank_update(typename X::Scalar alpha, const X& x, C&& c) {
-#if defined(EIGEN_USE_BLAS)
-  c.template selfadjointView<Eigen::Lower>().rankUpdate(x, alpha);
-#else
   using S = typename X::Scalar;
   const auto operand = detail::Strided<S>::of(x);
   detail::product<S>(alpha, operand, operand.transposed(),
                      detail::result_of(c, detail::Triangle::Lower), true);
-#endif
 }
 
 }  // namespace kfac::linalg

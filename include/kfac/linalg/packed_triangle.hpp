@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+
 #include <kfac/core/types.hpp>
 
 namespace kfac::linalg::detail {
@@ -40,6 +42,22 @@ class PackedTriangle {
   Index shift_;
   Index second_;
 };
+
+/// Writes the lower triangle of `lower`, transposed, to the upper one of `upper`.
+template <RealScalar S>
+void transpose_lower(const ConstMatrixRef<S>& lower, MatrixRef<S> upper) {
+  constexpr Index kBlock = 32;  // a block and its transpose stay in the first cache
+  const Index size = lower.rows();
+  for (Index j = 0; j < size; j += kBlock) {
+    const Index columns = std::min(kBlock, size - j);
+    upper.block(j, j, columns, columns).template triangularView<Eigen::Upper>() =
+        lower.block(j, j, columns, columns).transpose();
+    for (Index i = j + columns; i < size; i += kBlock) {
+      const Index rows = std::min(kBlock, size - i);
+      upper.block(j, i, columns, rows) = lower.block(i, j, rows, columns).transpose();
+    }
+  }
+}
 
 inline Index packed_rows(Index size) {
   return size % 2 == 0 ? size + 1 : size;

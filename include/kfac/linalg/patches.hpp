@@ -4,7 +4,8 @@
 #include <array>
 #include <type_traits>
 
-#include <kfac/core/types.hpp>
+#include <kfac/core/pieces.hpp>
+#include <kfac/linalg/row_copies.hpp>
 
 namespace kfac {
 namespace detail {
@@ -51,6 +52,8 @@ struct PatchGeometry {
   Index features() const { return channels * taps(); }
   /// The number of pixels of a channel.
   Index plane_size() const { return product(image); }
+
+  bool operator==(const PatchGeometry&) const = default;
 
  private:
   static Index product(const std::array<Index, Axes>& sizes) {
@@ -159,7 +162,7 @@ void unfold_patches(const PatchGeometry<Axes>& geometry, const ConstMatrixRef<S>
   const Index positions = geometry.positions();
   const Index stride = geometry.stride.back();
   const bool padded = geometry.padding != std::array<Index, Axes>{};
-  for (Index channel = 0; channel < geometry.channels; ++channel) {
+  const auto unfold_channel = [&](Index channel) {
     const Index first_feature = channel * geometry.taps();
     for (Index example = 0; example < examples; ++example) {
       const S* plane = images.col(example).data() + channel * geometry.plane_size();
@@ -169,12 +172,19 @@ void unfold_patches(const PatchGeometry<Axes>& geometry, const ConstMatrixRef<S>
         S* to = &patches(example * positions + place, first_feature + tap);
         const S* from = plane + pixel;
         if (stride == 1)
-          std::copy_n(from, count, to);
+          linalg::detail::copy_row<1>(from, count, S(0), to);
+        else if (stride == 2)
+          linalg::detail::copy_row<2>(from, count, S(0), to);
         else
           for (Index i = 0; i < count; ++i) to[i] = from[i * stride];
       });
     }
-  }
+  };
+  // So many channels at once as are worth another thread.
+  const Index channels = detail::kPieceSize / (examples * positions * geometry.taps()) + 1;
+  detail::for_each_piece(geometry.channels, channels, [&](Index first, Index count) {
+    for (Index i = 0; i < count; ++i) unfold_channel(first + i);
+  });
 }
 
 /// The adjoint of `unfold_patches`: every pixel of `images` becomes the sum of the entries of

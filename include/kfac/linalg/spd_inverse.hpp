@@ -26,9 +26,7 @@ struct Pivots {
 };
 
 /// Up to this size a triangle is worked on column by column; above, halves are joined by products.
-inline constexpr std::size_t kTriangleLeaf = 32;
-/// Up to this size a matrix is inverted as a whole, column by column.
-inline constexpr std::size_t kInverseLeaf = 48;
+inline constexpr std::size_t kTriangleLeaf = 48;
 
 /// The columns of a small symmetric matrix whose lower triangle is given, each in whole packets.
 template <std::size_t Size, RealScalar S>
@@ -66,42 +64,41 @@ bool invert_small(MatrixRef<S> matrix, Pivots<S>& pivots) {
   return true;
 }
 
-/// The same, with as few packets as the size allows. \pre at most kInverseLeaf rows
+/// The same, with as few packets as the size allows. \pre at most kTriangleLeaf rows
 template <RealScalar S>
 bool invert_at_once(MatrixRef<S> matrix, Pivots<S>& pivots) {
   if (matrix.rows() <= 16) return invert_small<16, S>(matrix, pivots);
   if (matrix.rows() <= 32) return invert_small<32, S>(matrix, pivots);
-  return invert_small<kInverseLeaf, S>(matrix, pivots);
+  return invert_small<kTriangleLeaf, S>(matrix, pivots);
 }
 
 /// L^-1 in place of the lower triangle of A = L L^T, of at most `Size` rows.
 template <std::size_t Size, RealScalar S>
 bool invert_small_cholesky(MatrixRef<S> matrix, Pivots<S>& pivots) {
   const auto size = static_cast<std::size_t>(matrix.rows());
-  // The columns of what is left of A, and the rows of L^-1, which go through the same elimination.
-  SmallColumns<Size, S> rest;
-  SmallColumns<Size, S> inverse;
+  // Column k of what is left of A; what is above the diagonal becomes row k of L^-1 on the way.
+  SmallColumns<Size, S> columns;
   for (std::size_t j = 0; j < size; ++j) {
-    rest[j].setZero();
+    columns[j].setZero();
     for (std::size_t i = j; i < size; ++i)
-      rest[j](static_cast<Index>(i)) = matrix(static_cast<Index>(i), static_cast<Index>(j));
-    inverse[j].setZero();
-    inverse[j](static_cast<Index>(j)) = S(1);
+      columns[j](static_cast<Index>(i)) = matrix(static_cast<Index>(i), static_cast<Index>(j));
   }
   for (std::size_t j = 0; j < size; ++j) {
-    if (!pivots.add(rest[j](static_cast<Index>(j)))) return false;
-    const S scale = S(1) / std::sqrt(rest[j](static_cast<Index>(j)));
-    rest[j] *= scale;
-    inverse[j] *= scale;
+    const S pivot = columns[j](static_cast<Index>(j));
+    if (!pivots.add(pivot)) return false;
+    const S inverse = S(1) / std::sqrt(pivot);
+    columns[j] *= inverse;
+    columns[j](static_cast<Index>(j)) = inverse;
+    const auto column = columns[j];
     for (std::size_t k = j + 1; k < size; ++k) {
-      const S factor = rest[j](static_cast<Index>(k));
-      rest[k] -= factor * rest[j];
-      inverse[k] -= factor * inverse[j];
+      const S factor = column(static_cast<Index>(k));
+      columns[k] -= factor * column;
+      columns[k](static_cast<Index>(j)) = -factor * inverse;
     }
   }
   for (std::size_t j = 0; j < size; ++j)
     for (std::size_t i = j; i < size; ++i)
-      matrix(static_cast<Index>(i), static_cast<Index>(j)) = inverse[i](static_cast<Index>(j));
+      matrix(static_cast<Index>(i), static_cast<Index>(j)) = columns[i](static_cast<Index>(j));
   return true;
 }
 
@@ -127,8 +124,8 @@ inline Index first_half(Index size) {
 template <RealScalar S>
 bool invert_cholesky(MatrixRef<S> matrix, S* scratch, Pivots<S>& pivots) {
   const Index size = matrix.rows();
-  if (size <= Index{kTriangleLeaf / 2})
-    return invert_small_cholesky<kTriangleLeaf / 2, S>(matrix, pivots);
+  if (size <= 16) return invert_small_cholesky<16, S>(matrix, pivots);
+  if (size <= 32) return invert_small_cholesky<32, S>(matrix, pivots);
   if (size <= Index{kTriangleLeaf}) return invert_small_cholesky<kTriangleLeaf, S>(matrix, pivots);
   const Index top = first_half(size);
   const Index bottom = size - top;
@@ -204,7 +201,7 @@ S invert_spd(MatrixRef<S> matrix) {
   const Index size = matrix.rows();
   if (size == 0) return S(1);
   detail::Pivots<S> pivots;
-  if (size <= Index{detail::kInverseLeaf}) {
+  if (size <= Index{detail::kTriangleLeaf}) {
     if (!detail::invert_at_once<S>(matrix, pivots)) return S(0);
     symmetrize_from_lower<S>(matrix);
     return pivots.smallest / pivots.largest;

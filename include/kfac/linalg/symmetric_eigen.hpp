@@ -7,7 +7,9 @@
 #include <type_traits>
 #include <utility>
 
+#if !defined(EIGEN_USE_LAPACKE)
 #include <Eigen/Eigenvalues>
+#endif
 #include <Eigen/QR>
 
 #include <kfac/core/errors.hpp>
@@ -24,15 +26,23 @@ inline void check_square(const char* where, const char* argument, Index rows, In
 }
 
 /// The eigendecomposition of a finite symmetric matrix by its lower triangle, values ascending;
-/// false if it does not converge. Eigen's eigensolver takes seconds to compile: this is its only
-/// use, so that a program has it once, whatever the scalars of its factors.
+/// false if it does not converge. By LAPACK's divide and conquer where Eigen is told that there is
+/// one (EIGEN_USE_LAPACKE), else by Eigen. Eigen's eigensolver takes seconds to compile: this is
+/// its only use, so that a program has it once, whatever the scalars of its factors.
 inline bool decompose_symmetric(const Matrix<double>& matrix, Matrix<double>& vectors,
                                 Vector<double>& values) {
+#if defined(EIGEN_USE_LAPACKE)
+  vectors = matrix;
+  values.resize(matrix.rows());
+  const auto size = static_cast<lapack_int>(matrix.rows());
+  return LAPACKE_dsyevd(LAPACK_COL_MAJOR, 'V', 'L', size, vectors.data(), size, values.data()) == 0;
+#else
   const Eigen::SelfAdjointEigenSolver<Matrix<double>> solver(matrix);
   if (solver.info() != Eigen::Success) return false;
   vectors = solver.eigenvectors();
   values = solver.eigenvalues();
   return true;
+#endif
 }
 
 /// The orthogonal factor of a square matrix's QR decomposition, signed such that R has a diagonal

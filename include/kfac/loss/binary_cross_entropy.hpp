@@ -32,18 +32,33 @@ class BinaryCrossEntropy : public detail::MatrixTargetLoss<S> {
 
   S value(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
     check(outputs, targets);
-    // softplus(f) = max(f, 0) + log(1 + exp(-|f|)) does not overflow.
-    const S sum = (outputs.array().max(S(0)) + (-outputs.array().abs()).exp().log1p() -
-                   outputs.array() * targets.array())
-                      .sum();
-    return scale(outputs.rows(), outputs.cols()) * sum;
+    return scale(outputs.rows(), outputs.cols()) *
+           detail::sum_over_entries<S>(
+               outputs, targets, nullptr,
+               [](const auto& f, const auto& y, const auto&) { return criterion(f, y); });
   }
 
   void gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets,
                 MatrixRef<S> into) const {
     check(outputs, targets);
-    into = scale(outputs.rows(), outputs.cols()) *
-           (outputs.array().logistic() - targets.array()).matrix();
+    const S factor = scale(outputs.rows(), outputs.cols());
+    detail::sum_over_entries<S>(outputs, targets, &into,
+                                [&](const auto& f, const auto& y, auto&& g) {
+                                  g = factor * (f.logistic() - y);
+                                  return S(0);
+                                });
+  }
+  /// Writes the gradient and returns the value.
+  S value_and_gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets,
+                       MatrixRef<S> into) const {
+    check(outputs, targets);
+    const S factor = scale(outputs.rows(), outputs.cols());
+    return factor * detail::sum_over_entries<S>(outputs, targets, &into,
+                                                [&](const auto& f, const auto& y, auto&& g) {
+                                                  const S sum = criterion(f, y);
+                                                  g = factor * (f.logistic() - y);
+                                                  return sum;
+                                                });
   }
   Matrix<S> gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
     Matrix<S> result(outputs.rows(), outputs.cols());
@@ -81,6 +96,12 @@ class BinaryCrossEntropy : public detail::MatrixTargetLoss<S> {
   }
 
  private:
+  /// The sum of softplus(f) - f y, where softplus(f) = max(f, 0) + log(1 + exp(-|f|)) does not
+  /// overflow.
+  template <class Outputs, class Entries>
+  static S criterion(const Outputs& f, const Entries& y) {
+    return (f.max(S(0)) + (-f.abs()).exp().log1p() - f * y).sum();
+  }
   static S sigmoid(S f) {
     return f >= 0 ? S(1) / (S(1) + std::exp(-f)) : std::exp(f) / (S(1) + std::exp(f));
   }

@@ -3,6 +3,7 @@
 #include <concepts>
 #include <string>
 
+#include <kfac/core/pieces.hpp>
 #include <kfac/core/random.hpp>
 #include <kfac/core/reduction.hpp>
 
@@ -57,7 +58,48 @@ concept HessianSqrtLoss = Loss<L> &&
   loss.hessian_sqrt_product(matrix, matrix, into);
 };
 
+/// Writes the gradient of a loss and returns its value: at once where the loss has
+/// `value_and_gradient(outputs, targets, into)`, which those here do.
+/// \throws as `gradient`
+template <Loss L>
+typename L::Scalar value_and_gradient(const L& loss,
+                                      const ConstMatrixRef<typename L::Scalar>& outputs,
+                                      const typename L::TargetsRef& targets,
+                                      MatrixRef<typename L::Scalar> into) {
+  if constexpr (requires { loss.value_and_gradient(outputs, targets, into); }) {
+    return loss.value_and_gradient(outputs, targets, into);
+  } else {
+    loss.gradient(outputs, targets, into);
+    return loss.value(outputs, targets);
+  }
+}
+
 namespace detail {
+
+template <RealScalar S>
+using ArrayMap = Eigen::Map<Eigen::Array<S, Eigen::Dynamic, 1>>;
+template <RealScalar S>
+using ConstArrayMap = Eigen::Map<const Eigen::Array<S, Eigen::Dynamic, 1>>;
+
+/// The sum of `body(f, y, into)` over pieces of two matrices and of what is written, all of one
+/// size; what is written may be null (and is in each piece, then). Large ones are shared by
+/// threads.
+template <RealScalar S, class Body>
+S sum_over_entries(const ConstMatrixRef<S>& f, const ConstMatrixRef<S>& y, MatrixRef<S>* into,
+                   Body&& body) {
+  const auto is_contiguous = [](const auto& m) { return m.outerStride() == m.rows(); };
+  const bool at_once = is_contiguous(f) && is_contiguous(y) && (!into || is_contiguous(*into));
+  const Index columns = at_once ? 1 : f.cols();
+  S total = 0;
+  for (Index column = 0; column < columns; ++column)
+    total += sum_over_pieces<S>(f.size() / columns, kPieceSize, [&](Index first, Index count) -> S {
+      return body(ConstArrayMap<S>(f.data() + column * f.outerStride() + first, count),
+                  ConstArrayMap<S>(y.data() + column * y.outerStride() + first, count),
+                  ArrayMap<S>(into ? into->data() + column * into->outerStride() + first : nullptr,
+                              into ? count : 0));
+    });
+  return total;
+}
 
 /// What the losses whose targets are a matrix like the outputs share.
 template <RealScalar S>
@@ -76,7 +118,7 @@ class MatrixTargetLoss {
       raise<ShapeError>(std::string(where) +
                         ": 'outputs' has no entries, expected at least one example");
     check_shape(where, "targets", targets.rows(), targets.cols(), outputs.rows(), outputs.cols());
-    check_finite(where, "targets", targets);
+    if (!all_finite<S>(targets)) check_finite(where, "targets", targets);
   }
 
   /// 1, or one over the number of entries or examples.

@@ -35,6 +35,18 @@ class MeanSquaredError : public detail::MatrixTargetLoss<S> {
     check(outputs, targets);
     into = scale(outputs.rows(), outputs.cols()) * (outputs - targets);
   }
+  /// Writes the gradient and returns the value.
+  S value_and_gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets,
+                       MatrixRef<S> into) const {
+    check(outputs, targets);
+    const S factor = scale(outputs.rows(), outputs.cols());
+    const S sum = detail::sum_over_entries<S>(outputs, targets, &into,
+                                              [&](const auto& f, const auto& y, auto&& g) {
+                                                g = factor * (f - y);
+                                                return (f - y).square().sum();
+                                              });
+    return Base::reduction_factor(outputs.rows(), outputs.cols()) * sum;
+  }
   Matrix<S> gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
     Matrix<S> result(outputs.rows(), outputs.cols());
     gradient(outputs, targets, result);

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 
 #include <kfac/loss/loss.hpp>
 
@@ -45,6 +48,7 @@ class SoftmaxCrossEntropy {
                         ": 'outputs' has no entries, expected at least one example");
     detail::check_size(kWhere, "targets", targets.size(),
                        positions(outputs.rows()) * outputs.cols(), "labels");
+    if (targets.minCoeff() >= 0 && targets.maxCoeff() < classes(outputs.rows())) return;
     for (Index n = 0; n < targets.size(); ++n)
       if (targets(n) < 0 || targets(n) >= classes(outputs.rows()))
         raise<ValueError>(std::string(kWhere) + ": 'targets' has label " +
@@ -58,22 +62,37 @@ class SoftmaxCrossEntropy {
 
   S value(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
     check(outputs, targets);
-    S sum = 0;
-    for_each_position(outputs, [&](const auto& f, Index label, Index, Index) {
-      const S largest = f.maxCoeff();
-      const S total = (f.array() - largest).exp().sum();
-      sum += std::log(total) - (f(targets(label)) - largest);
-    });
+    const Index size = classes(outputs.rows());
+    const S sum =
+        sum_over_blocks(outputs, nullptr, [&](const S* f, Index label, Index count, S*) -> S {
+          alignas(64) std::array<S, static_cast<std::size_t>(kBlock)> block;
+          if (size <= kBlock)
+            return softmax_of(f, size, count, targets.data() + label, block.data());
+          const ConstVectorMap<S> position(f, size);  // one alone is a block
+          const S largest = position.maxCoeff();
+          return std::log((position.array() - largest).exp().sum()) -
+                 (position(targets(label)) - largest);
+        });
     return scale(outputs.rows(), outputs.cols()) * sum;
   }
 
   void gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets,
                 MatrixRef<S> into) const {
+    value_and_gradient(outputs, targets, into);
+  }
+  /// Writes the gradient and returns the value.
+  S value_and_gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets,
+                       MatrixRef<S> into) const {
     check(outputs, targets);
-    softmax(outputs, into);
-    for_each_position(into,
-                      [&](auto&& p, Index label, Index, Index) { p(targets(label)) -= S(1); });
-    into *= scale(outputs.rows(), outputs.cols());
+    const Index size = classes(outputs.rows());
+    const S factor = scale(outputs.rows(), outputs.cols());
+    return factor *
+           sum_over_blocks(outputs, &into, [&](const S* f, Index label, Index count, S* p) -> S {
+             const S sum = softmax_of(f, size, count, targets.data() + label, p);
+             for (Index i = 0; i < count; ++i) p[i * size + targets(label + i)] -= S(1);
+             VectorMap<S>(p, count * size) *= factor;
+             return sum;
+           });
   }
   Matrix<S> gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
     Matrix<S> result(outputs.rows(), outputs.cols());
@@ -97,7 +116,7 @@ class SoftmaxCrossEntropy {
     const Index row = column / size * size;
     if (positions(outputs.rows()) > 1) into.setZero();
     for (Index n = 0; n < outputs.cols(); ++n) {
-      softmax_of(outputs.col(n).segment(row, size), into.col(n).segment(row, size));
+      softmax_of(outputs.col(n).data() + row, size, 1, nullptr, into.col(n).data() + row);
       const S root = std::sqrt(into(column, n));
       into.col(n).segment(row, size) *= -root;
       into(column, n) += root;
@@ -152,14 +171,83 @@ class SoftmaxCrossEntropy {
         body(values.col(n).segment(position * size, size), label, position * size, n);
   }
 
-  template <class Logits, class Probabilities>
-  static void softmax_of(const Logits& f, Probabilities&& p) {
-    p = (f.array() - f.maxCoeff()).exp();
-    p /= p.sum();
+  // How many entries or positions (but at least one) are gone through at once, in the cache.
+  static constexpr Index kBlock = 512;
+  static constexpr Index kBlockPositions = 64;
+
+  /// The sum of `body(f, label, count, p)` over blocks of `count` positions that follow each other:
+  /// f, their entries in `outputs`; label, the first one's; p, where they are in `into`, if
+  /// anywhere. Large batches are shared by threads.
+  template <class Body>
+  S sum_over_blocks(const ConstMatrixRef<S>& outputs, MatrixRef<S>* into, Body&& body) const {
+    const Index size = classes(outputs.rows());
+    const Index block = std::clamp(kBlock / size, Index{1}, kBlockPositions);
+    const Index piece = std::max(detail::kPieceSize / size / block, Index{1}) * block;
+    const bool at_once =
+        outputs.outerStride() == outputs.rows() && (!into || into->outerStride() == into->rows());
+    const Index columns = at_once ? 1 : outputs.cols();
+    const Index each = positions(outputs.rows()) * outputs.cols() / columns;
+    S total = 0;
+    for (Index column = 0; column < columns; ++column) {
+      const S* f = outputs.data() + column * outputs.outerStride();
+      S* p = into ? into->data() + column * into->outerStride() : nullptr;
+      total += detail::sum_over_pieces<S>(each, piece, [&](Index begin, Index count) -> S {
+        S sum = 0;
+        for (Index first = begin; first < begin + count; first += block)
+          sum += body(f + first * size, column * each + first,
+                      std::min(block, begin + count - first), p ? p + first * size : nullptr);
+        return sum;
+      });
+    }
+    return total;
+  }
+
+  /// p = softmax(f) of `count` positions of `size` entries. Returns the sum of their criteria if
+  /// there are labels.
+  static S softmax_of(const S* f, Index size, Index count, const int* labels, S* p) {
+    std::array<S, static_cast<std::size_t>(kBlockPositions)> totals;
+    S sum = 0;
+    for (Index i = 0; i < count; ++i) {
+      shift(f + i * size, size, p + i * size);
+      if (labels) sum -= p[i * size + labels[i]];
+    }
+    detail::ArrayMap<S> exponentials(p, count * size);
+    exponentials = exponentials.exp();
+    for (Index i = 0; i < count; ++i)
+      totals[static_cast<std::size_t>(i)] = normalize(p + i * size, size);
+    return labels ? sum + detail::ArrayMap<S>(totals.data(), count).log().sum() : sum;
+  }
+  // Eigen's reductions pay off only from some entries on.
+  static constexpr Index kFew = 8;
+
+  /// p = f less its largest entry.
+  static void shift(const S* f, Index size, S* p) {
+    if (size > kFew) {
+      const detail::ConstArrayMap<S> from(f, size);
+      detail::ArrayMap<S>(p, size) = from - from.maxCoeff();
+      return;
+    }
+    S largest = f[0];
+    for (Index k = 1; k < size; ++k) largest = std::max(largest, f[k]);
+    for (Index k = 0; k < size; ++k) p[k] = f[k] - largest;
+  }
+  /// Divides p by its sum, and returns that.
+  static S normalize(S* p, Index size) {
+    if (size > kFew) {
+      detail::ArrayMap<S> all(p, size);
+      const S total = all.sum();
+      all /= total;
+      return total;
+    }
+    S total = p[0];
+    for (Index k = 1; k < size; ++k) total += p[k];
+    for (Index k = 0; k < size; ++k) p[k] /= total;
+    return total;
   }
   void softmax(const ConstMatrixRef<S>& outputs, MatrixRef<S> into) const {
-    for_each_position(outputs, [&](const auto& f, Index, Index row, Index n) {
-      softmax_of(f, into.col(n).segment(row, f.size()));
+    const Index size = classes(outputs.rows());
+    sum_over_blocks(outputs, &into, [&](const S* f, Index, Index count, S* p) {
+      return softmax_of(f, size, count, nullptr, p);
     });
   }
 

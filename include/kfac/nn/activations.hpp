@@ -1,9 +1,12 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <numbers>
 
-#include <kfac/core/buffer.hpp>
+#include <kfac/core/pieces.hpp>
 #include <kfac/nn/layer.hpp>
 
 namespace kfac {
@@ -16,21 +19,36 @@ concept TwiceDifferentiableFunction = requires(const ConstMatrixMap<S>& in, Matr
 
 }  // namespace detail
 
+/// What the derivatives of a function are computed from.
+enum class DerivativesOf { InputAndOutput, Input, Output };
+
 /// An elementwise layer y = f(x) on any shape. `Function` gives f and f' on Eigen arrays:
 /// `value(x, into)`, and `derivative(x, y, into)` where y = f(x) is at hand; for products with the
-/// Hessian also f'', `second_derivative(x, y, into)`.
+/// Hessian also f'', `second_derivative(x, y, into)`. They are called with a part of a batch at a
+/// time, from several threads. A function whose derivatives read only one of x and y says so, in
+/// `static constexpr DerivativesOf kDerivativesOf`: of y alone, it can work in place, where
+/// `value` is called with the same x and into, and derivatives with the same x and y.
 template <RealScalar S, class Function>
 class Activation : public ParameterFree<S> {
  public:
-  struct Scratch {
-    Buffer<S> product;  ///< used by `backward_tangent` alone
-  };
+  struct Scratch {};
   static const char* kind() { return Function::kind(); }
 
   Shape output_shape(const Shape& shape) const { return shape; }
+  static constexpr Index output_size(Index inputs) { return inputs; }
+  static constexpr MemoryUse memory_use() {
+    if constexpr (requires { Function::kDerivativesOf; })
+      return {
+          Function::kDerivativesOf == DerivativesOf::Output ? InPlace::Replaces : InPlace::Never,
+          Function::kDerivativesOf != DerivativesOf::Input};
+    else
+      return {};
+  }
 
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch&, const Mode&) const {
-    Function::value(x.values.array(), y.values.array());
+    detail::for_each_piece(x.values.size(), detail::kPieceSize, [&](Index first, Index count) {
+      Function::value(part(x, first, count), part(y, first, count));
+    });
   }
   void backward(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
                 const ConstBatchView<S>& grad_output, BatchView<S>* grad_input, VectorMap<S>*,
@@ -45,40 +63,91 @@ class Activation : public ParameterFree<S> {
     else
       y_tangent.values.setZero();
   }
-  void backward_tangent(
-      const ConstBatchView<S>& x, const ConstBatchView<S>& y, const ConstBatchView<S>& grad_output,
-      const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>*,
-      const ConstBatchView<S>& grad_output_tangent, BatchView<S>* grad_input_tangent, VectorMap<S>*,
-      Scratch& scratch) const requires detail::TwiceDifferentiableFunction<Function, S> {
+  void backward_tangent(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
+                        const ConstBatchView<S>& grad_output, const ConstBatchView<S>* x_tangent,
+                        const ConstVectorMap<S>*, const ConstBatchView<S>& grad_output_tangent,
+                        BatchView<S>* grad_input_tangent, VectorMap<S>*,
+                        Scratch&) const requires detail::TwiceDifferentiableFunction<Function, S> {
     if (!grad_input_tangent) return;
     scale(x, y, grad_output_tangent, *grad_input_tangent);
     if (!x_tangent) return;
-    MatrixMap<S> product = scratch.product.map(x.values.rows(), x.values.cols());
-    Function::second_derivative(x.values.array(), y.values.array(), product.array());
-    grad_input_tangent->values.array() +=
-        product.array() * x_tangent->values.array() * grad_output.values.array();
+    for_each_block(x, [&](Index first, Index count, MatrixMap<S> second) {
+      Function::second_derivative(part(x, first, count), part(y, first, count), second.array());
+      part(*grad_input_tangent, first, count) +=
+          second.array() * part(*x_tangent, first, count) * part(grad_output, first, count);
+    });
   }
 
  private:
+  using Array = Eigen::ArrayWrapper<MatrixMap<S>>;
+  using ConstArray = Eigen::ArrayWrapper<const ConstMatrixMap<S>>;
+
+  static ConstArray part(const ConstBatchView<S>& batch, Index first, Index count) {
+    return ConstArray(ConstMatrixMap<S>(batch.values.data() + first, count, 1));
+  }
+  static Array part(BatchView<S>& batch, Index first, Index count) {
+    return MatrixMap<S>(batch.values.data() + first, count, 1).array();
+  }
+
+  /// Calls `body(first, count, derivatives)` for parts of a batch like `x`, each with memory for as
+  /// many derivatives, which so never leave the first-level cache.
+  template <class Body>
+  static void for_each_block(const ConstBatchView<S>& x, Body&& body) {
+    static constexpr Index kBlock = 512;
+    detail::for_each_piece(x.values.size(), detail::kPieceSize, [&](Index begin, Index size) {
+      alignas(64) std::array<S, static_cast<std::size_t>(kBlock)> derivatives;
+      for (Index first = 0; first < size; first += kBlock) {
+        const Index count = std::min(kBlock, size - first);
+        body(begin + first, count, MatrixMap<S>(derivatives.data(), count, 1));
+      }
+    });
+  }
+
   /// The Jacobian is diagonal, so products from the left and from the right are the same.
   static void scale(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
                     const ConstBatchView<S>& vector, BatchView<S> product) {
-    Function::derivative(x.values.array(), y.values.array(), product.values.array());
-    product.values.array() *= vector.values.array();
+    for_each_block(x, [&](Index first, Index count, MatrixMap<S> derivative) {
+      Function::derivative(part(x, first, count), part(y, first, count), derivative.array());
+      part(product, first, count) = derivative.array() * part(vector, first, count);
+    });
   }
 };
 
 namespace detail {
 
+/// 1 or 0, many at once: a comparison in Eigen is one at a time.
+template <RealScalar S>
+struct IsPositive {
+  S operator()(S y) const { return y > S(0) ? S(1) : S(0); }
+  template <class Packet>
+  Packet packetOp(const Packet& y) const {
+    using namespace Eigen::internal;  // NOLINT(google-build-using-namespace): as an operator of it
+    const Packet zero = pzero(y);
+    return pand(pcmp_lt(zero, y), pset1<Packet>(S(1)));
+  }
+};
+
+}  // namespace detail
+}  // namespace kfac
+
+template <class S>
+struct Eigen::internal::functor_traits<kfac::detail::IsPositive<S>> {
+  enum { Cost = NumTraits<S>::AddCost, PacketAccess = packet_traits<S>::HasCmp };
+};
+
+namespace kfac {
+namespace detail {
+
 struct ReLUFunction {
+  static constexpr DerivativesOf kDerivativesOf = DerivativesOf::Output;
   static const char* kind() { return "ReLU"; }
   template <class X, class Y>
   static void value(const X& x, Y&& y) {
     y = x.max(typename X::Scalar(0));
   }
   template <class X, class Y, class D>
-  static void derivative(const X& x, const Y&, D&& d) {
-    d = (x > typename X::Scalar(0)).template cast<typename X::Scalar>();
+  static void derivative(const X&, const Y& y, D&& d) {
+    d = y.unaryExpr(IsPositive<typename Y::Scalar>{});
   }
   template <class X, class Y, class D>
   static void second_derivative(const X&, const Y&, D&& d) {
@@ -87,6 +156,7 @@ struct ReLUFunction {
 };
 
 struct TanhFunction {
+  static constexpr DerivativesOf kDerivativesOf = DerivativesOf::Output;
   static const char* kind() { return "Tanh"; }
   template <class X, class Y>
   static void value(const X& x, Y&& y) {
@@ -104,6 +174,7 @@ struct TanhFunction {
 };
 
 struct SigmoidFunction {
+  static constexpr DerivativesOf kDerivativesOf = DerivativesOf::Output;
   static const char* kind() { return "Sigmoid"; }
   template <class X, class Y>
   static void value(const X& x, Y&& y) {
@@ -121,6 +192,7 @@ struct SigmoidFunction {
 };
 
 struct GELUFunction {
+  static constexpr DerivativesOf kDerivativesOf = DerivativesOf::Input;
   static const char* kind() { return "GELU"; }
   template <class X, class Y>
   static void value(const X& x, Y&& y) {
@@ -150,6 +222,7 @@ struct GELUFunction {
 };
 
 struct SoftplusFunction {
+  static constexpr DerivativesOf kDerivativesOf = DerivativesOf::Output;
   static const char* kind() { return "Softplus"; }
   template <class X, class Y>
   static void value(const X& x, Y&& y) {
@@ -157,19 +230,21 @@ struct SoftplusFunction {
     y = x.max(S(0)) + (-x.abs()).exp().log1p();
   }
   template <class X, class Y, class D>
-  static void derivative(const X& x, const Y&, D&& d) {
-    d = x.logistic();
+  static void derivative(const X&, const Y& y, D&& d) {
+    // 1 - exp(-y) = 2 t / (1 + t) with t = tanh(y / 2): no cancellation.
+    using S = typename Y::Scalar;
+    d = (S(0.5) * y).tanh();
+    d *= S(2) / (S(1) + d);
   }
   template <class X, class Y, class D>
-  static void second_derivative(const X& x, const Y&, D&& d) {
-    using S = typename X::Scalar;
-    // e / (1 + e)^2 with e = exp(-|x|): no cancellation.
-    d = (-x.abs()).exp();
-    d /= (S(1) + d).square();
+  static void second_derivative(const X& x, const Y& y, D&& d) {
+    derivative(x, y, d);
+    d *= (-y).exp();
   }
 };
 
 struct IdentityFunction {
+  static constexpr DerivativesOf kDerivativesOf = DerivativesOf::Output;
   static const char* kind() { return "Identity"; }
   template <class X, class Y>
   static void value(const X& x, Y&& y) {

@@ -71,6 +71,7 @@ class AnyLayer {
 
   Index parameter_count() const { return held_->parameter_count(); }
   Shape output_shape(const Shape& shape) const { return held_->output_shape(shape); }
+  MemoryUse memory_use() const { return held_->memory_use(); }
 
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,
                const Mode& mode) const {
@@ -116,6 +117,7 @@ class AnyLayer {
     virtual std::unique_ptr<Base> clone() const = 0;
     virtual Index parameter_count() const = 0;
     virtual Shape output_shape(const Shape& shape) const = 0;
+    virtual MemoryUse memory_use() const = 0;
     virtual void forward(const ConstBatchView<S>& x, BatchView<S> y, AnyScratch& scratch,
                          const Mode& mode) const = 0;
     virtual void backward(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
@@ -152,6 +154,7 @@ class AnyLayer {
     std::unique_ptr<Base> clone() const override { return std::make_unique<Held>(*this); }
     Index parameter_count() const override { return slot.parameter_count(); }
     Shape output_shape(const Shape& shape) const override { return slot.output_shape(shape); }
+    MemoryUse memory_use() const override { return slot.memory_use(); }
     void forward(const ConstBatchView<S>& x, BatchView<S> y, AnyScratch& scratch,
                  const Mode& mode) const override {
       slot.forward(x, y, scratch.as<Scratch>(), mode);

@@ -1,36 +1,25 @@
 #pragma once
 
-#include <array>
 #include <vector>
 
+#include <kfac/nn/chain_memory.hpp>
 #include <kfac/nn/network.hpp>
 
 namespace kfac {
 
-/// The scratch of layers run one after another: theirs, and what flows between them.
-template <RealScalar S, class LayerScratches>
-struct ChainScratch {
-  LayerScratches layers;
-  std::vector<Buffer<S>> activations;  ///< of every layer but the last
-  std::vector<Shape> shapes;           ///< of the output of every layer
-  std::array<Buffer<S>, 2> flow;       ///< gradients (or tangents) between layers, in turn
-  // Used by `backward_tangent` alone:
-  std::vector<Buffer<S>> tangents;        ///< of the activations
-  std::array<Buffer<S>, 2> tangent_flow;  ///< tangents of the gradients between layers, in turn
-};
-
-/// Layers run one after another, whatever holds them. `Derived` holds the slots and offers
-/// `slot_count()`; `visit_slots(f)`, which calls f(slot, index) for each; `for_each_slot(scratches,
-/// f)`, which calls f(slot, its scratch, index) for each; and `for_each_slot_reversed`, the same
-/// last first. `AllTwiceDifferentiable` is whether every layer can be a TwiceDifferentiableLayer:
-/// one that is chosen at run time says so then.
-template <class Derived, RealScalar S, class LayerScratches, bool AllTwiceDifferentiable>
-class Chain : public Network<Derived, S, ChainScratch<S, LayerScratches>> {
-  using Base = Network<Derived, S, ChainScratch<S, LayerScratches>>;
+/// Layers run one after another, whatever holds them. A layer that can work in place does so where
+/// no other needs what it replaces. `Derived` holds the slots and offers `slot_count()`;
+/// `placements()`, where the layers' outputs are; `visit_slots(f)`, which calls f(slot, index) for
+/// each; `for_each_slot(scratches, f)`, which calls f(slot, its scratch, index) for each; and
+/// `for_each_slot_reversed`, the same last first. `AllTwiceDifferentiable` is whether every layer
+/// can be a TwiceDifferentiableLayer: one that is chosen at run time says so then.
+template <class Derived, RealScalar S, class ScratchType, class Sizes, bool AllTwiceDifferentiable>
+class Chain : public Network<Derived, S, ScratchType, Sizes> {
+  using Base = Network<Derived, S, ScratchType, Sizes>;
 
  public:
   using Scalar = S;
-  using Scratch = ChainScratch<S, LayerScratches>;
+  using Scratch = ScratchType;
   static constexpr bool kTwiceDifferentiable = AllTwiceDifferentiable;
   using Base::backward;
   using Base::backward_tangent;
@@ -50,31 +39,30 @@ class Chain : public Network<Derived, S, ChainScratch<S, LayerScratches>> {
 
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,
                const Mode& mode) const {
-    const std::size_t count = derived().slot_count();
-    scratch.activations.resize(count - 1);
-    scratch.shapes.resize(count);
+    lay_out(x, scratch);
+    const Batch batch(*this, x, y.values.data(), scratch);
     derived().for_each_slot(scratch.layers, [&](const auto& slot, auto& own, std::size_t i) {
-      const ConstBatchView<S> input = input_of(i, x, scratch);
-      scratch.shapes[i] = slot.output_shape(input.shape);
-      if (i + 1 < count)
-        slot.forward(input, activation(i, x.examples(), scratch), own, mode);
-      else
-        slot.forward(input, y, own, mode);
+      const Placement& placement = derived().placements()[i];
+      if (placement.forward_in_place && placement.keeps) return;
+      S* data = placement.output == Memory::Output
+                    ? y.values.data()
+                    : scratch.activations.data() + scratch.places[i].offset;
+      slot.forward(batch.input(i), writable(batch.output_like(i, data), data), own, mode);
     });
   }
 
   void backward(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
                 const ConstBatchView<S>& grad_output, BatchView<S>* grad_input,
                 VectorMap<S>* grad_parameters, Scratch& scratch, const Mode& mode) const {
+    const Batch batch(*this, x, y.values.data(), scratch);
     const std::size_t first = grad_input ? 0 : first_with_parameters();
     Index end = grad_parameters ? grad_parameters->size() : 0;
+    detail::Flow flow(grad_output.values.data(), scratch.flow);
     derived().for_each_slot_reversed(scratch.layers, [&](const auto& slot, auto& own,
                                                          std::size_t i) {
-      if (i < first) return;
-      const bool last = i + 1 == derived().slot_count();
-      const ConstBatchView<S> input = input_of(i, x, scratch);
-      const ConstBatchView<S> output = last ? y : activation(i, x.examples(), scratch);
-      const ConstBatchView<S> gradient = last ? grad_output : flow(i, output, scratch);
+      if (i < first || (i > first && derived().placements()[i].keeps)) return;
+      const ConstBatchView<S> input = batch.input(i);
+      const ConstBatchView<S> gradient = batch.output_like(i, flow.data());
 
       const Index parameters = grad_parameters ? slot.parameter_count() : 0;
       end -= parameters;
@@ -82,10 +70,10 @@ class Chain : public Network<Derived, S, ChainScratch<S, LayerScratches>> {
       VectorMap<S>* wanted = grad_parameters ? &segment : nullptr;
 
       if (i > first) {
-        BatchView<S> propagated = flow(i - 1, input, scratch);
-        slot.backward(input, output, gradient, &propagated, wanted, own, mode);
+        BatchView<S> propagated = writable(input, next(flow, i, input));
+        slot.backward(input, batch.output(i), gradient, &propagated, wanted, own, mode);
       } else {
-        slot.backward(input, output, gradient, grad_input, wanted, own, mode);
+        slot.backward(input, batch.output(i), gradient, grad_input, wanted, own, mode);
       }
     });
   }
@@ -93,23 +81,23 @@ class Chain : public Network<Derived, S, ChainScratch<S, LayerScratches>> {
   void tangent(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
                const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>* parameter_tangent,
                BatchView<S> y_tangent, Scratch& scratch) const {
+    const Batch batch(*this, x, y.values.data(), scratch);
+    detail::Flow flow(x_tangent ? x_tangent->values.data() : nullptr, scratch.flow);
     Index begin = 0;
     derived().for_each_slot(scratch.layers, [&](const auto& slot, auto& own, std::size_t i) {
-      const bool last = i + 1 == derived().slot_count();
-      const ConstBatchView<S> input = input_of(i, x, scratch);
-      const ConstBatchView<S> output = last ? y : activation(i, x.examples(), scratch);
+      const Placement& placement = derived().placements()[i];
+      const bool known = i > 0 || x_tangent;
+      if (placement.keeps && known && !placement.tangent_to_output) return;
+      const ConstBatchView<S> output = batch.output(i);
+      const ConstBatchView<S> incoming = batch.input_like(i, flow.data());
+      S* data =
+          placement.tangent_to_output ? flow.next(y_tangent.values.data()) : next(flow, i, output);
       const ConstVectorMap<S> segment(
           parameter_tangent ? parameter_tangent->data() + begin : nullptr,
           parameter_tangent ? slot.parameter_count() : 0);
       begin += segment.size();
-      const ConstVectorMap<S>* direction = parameter_tangent ? &segment : nullptr;
-      BatchView<S> result = last ? y_tangent : flow(i, output, scratch);
-      if (i == 0) {
-        slot.tangent(input, output, x_tangent, direction, result, own);
-      } else {
-        const ConstBatchView<S> incoming = flow(i - 1, input, scratch);
-        slot.tangent(input, output, &incoming, direction, result, own);
-      }
+      slot.tangent(batch.input(i), output, known ? &incoming : nullptr,
+                   parameter_tangent ? &segment : nullptr, writable(output, data), own);
     });
   }
 
@@ -121,47 +109,48 @@ class Chain : public Network<Derived, S, ChainScratch<S, LayerScratches>> {
                         const ConstBatchView<S>& grad_output_tangent,
                         BatchView<S>* grad_input_tangent, VectorMap<S>* grad_parameters_tangent,
                         Scratch& scratch) const requires AllTwiceDifferentiable {
-    keep_tangents(x, x_tangent, parameter_tangent, scratch);
+    const Batch batch(*this, x, y.values.data(), scratch);
+    keep_tangents(batch, x_tangent, parameter_tangent, scratch);
     const std::size_t first = grad_input_tangent ? 0 : first_with_parameters();
     Index end = parameter_count();
-    derived().for_each_slot_reversed(scratch.layers, [&](const auto& slot, auto& own,
-                                                         std::size_t i) {
-      if (i < first) return;
-      const bool last = i + 1 == derived().slot_count();
-      const ConstBatchView<S> input = input_of(i, x, scratch);
-      const ConstBatchView<S> output = last ? y : activation(i, x.examples(), scratch);
-      const ConstBatchView<S> gradient = last ? grad_output : flow(i, output, scratch);
-      const ConstBatchView<S> gradient_tangent =
-          last ? grad_output_tangent : ConstBatchView<S>(view(scratch.tangent_flow[i % 2], output));
+    detail::Flow flow(grad_output.values.data(), scratch.flow);
+    detail::Flow tangent_flow(grad_output_tangent.values.data(), scratch.tangent_flow);
+    derived().for_each_slot_reversed(
+        scratch.layers, [&](const auto& slot, auto& own, std::size_t i) {
+          if (i < first || (i > first && derived().placements()[i].keeps)) return;
+          const ConstBatchView<S> input = batch.input(i);
+          const ConstBatchView<S> output = batch.output(i);
+          const ConstBatchView<S> gradient = batch.output_like(i, flow.data());
+          const ConstBatchView<S> gradient_tangent = batch.output_like(i, tangent_flow.data());
 
-      const Index parameters = slot.parameter_count();
-      end -= parameters;
-      const ConstVectorMap<S> direction(
-          parameter_tangent ? parameter_tangent->data() + end : nullptr,
-          parameter_tangent ? parameters : 0);
-      VectorMap<S> segment(
-          grad_parameters_tangent ? grad_parameters_tangent->data() + end : nullptr,
-          grad_parameters_tangent ? parameters : 0);
-      const ConstVectorMap<S>* along = parameter_tangent ? &direction : nullptr;
-      VectorMap<S>* wanted = grad_parameters_tangent ? &segment : nullptr;
+          const Index parameters = slot.parameter_count();
+          end -= parameters;
+          const ConstVectorMap<S> direction(
+              parameter_tangent ? parameter_tangent->data() + end : nullptr,
+              parameter_tangent ? parameters : 0);
+          VectorMap<S> segment(
+              grad_parameters_tangent ? grad_parameters_tangent->data() + end : nullptr,
+              grad_parameters_tangent ? parameters : 0);
+          const ConstVectorMap<S>* along = parameter_tangent ? &direction : nullptr;
+          VectorMap<S>* wanted = grad_parameters_tangent ? &segment : nullptr;
 
-      if (i == 0) {
-        slot.backward_tangent(input, output, gradient, x_tangent, along, gradient_tangent,
-                              grad_input_tangent, wanted, own);
-        return;
-      }
-      const ConstBatchView<S> input_tangent = view(scratch.tangents[i - 1], input);
-      if (i == first) {
-        slot.backward_tangent(input, output, gradient, &input_tangent, along, gradient_tangent,
-                              nullptr, wanted, own);
-        return;
-      }
-      BatchView<S> propagated_tangent = view(scratch.tangent_flow[(i - 1) % 2], input);
-      slot.backward_tangent(input, output, gradient, &input_tangent, along, gradient_tangent,
-                            &propagated_tangent, wanted, own);
-      BatchView<S> propagated = flow(i - 1, input, scratch);
-      slot.backward(input, output, gradient, &propagated, nullptr, own, Mode{false, false});
-    });
+          if (i == 0) {
+            slot.backward_tangent(input, output, gradient, x_tangent, along, gradient_tangent,
+                                  grad_input_tangent, wanted, own);
+            return;
+          }
+          const ConstBatchView<S> input_tangent = batch.input_like(i, batch.output_tangent(i - 1));
+          if (i == first) {
+            slot.backward_tangent(input, output, gradient, &input_tangent, along, gradient_tangent,
+                                  nullptr, wanted, own);
+            return;
+          }
+          BatchView<S> propagated_tangent = writable(input, next(tangent_flow, i, input));
+          slot.backward_tangent(input, output, gradient, &input_tangent, along, gradient_tangent,
+                                &propagated_tangent, wanted, own);
+          BatchView<S> propagated = writable(input, next(flow, i, input));
+          slot.backward(input, output, gradient, &propagated, nullptr, own, Mode{false, false});
+        });
   }
 
   void visit_scratch(StateVisitor& visitor, Scratch& scratch) const {
@@ -187,29 +176,94 @@ class Chain : public Network<Derived, S, ChainScratch<S, LayerScratches>> {
   }
 
  private:
+  using Placement = detail::Placement;
+  using Memory = Placement::Memory;
+
+  /// The inputs and outputs of the layers in a pass.
+  class Batch {
+   public:
+    Batch(const Chain& chain, const ConstBatchView<S>& x, const S* y, Scratch& scratch)
+        : chain_(chain), x_(x), y_(y), scratch_(scratch) {}
+
+    ConstBatchView<S> input(std::size_t i) const { return i == 0 ? x_ : output(i - 1); }
+    ConstBatchView<S> output(std::size_t i) const { return output_like(i, output_data(i)); }
+
+    /// Other data that look like them.
+    ConstBatchView<S> input_like(std::size_t i, const S* data) const {
+      return of_shape(i == 0 ? x_.shape : scratch_.places[i - 1].shape, data);
+    }
+    ConstBatchView<S> output_like(std::size_t i, const S* data) const {
+      return of_shape(scratch_.places[i].shape, data);
+    }
+
+    /// For `backward_tangent`: the tangents of the layers but the last have memory of their own.
+    S* output_tangent(std::size_t i) const {
+      return scratch_.tangents.data() + scratch_.places[i].tangent_offset;
+    }
+
+   private:
+    ConstBatchView<S> of_shape(const Shape& shape, const S* data) const {
+      return {{data, shape.size(), x_.examples()}, shape};
+    }
+    const S* output_data(std::size_t i) const {
+      switch (chain_.derived().placements()[i].output) {
+        case Memory::Input:
+          return x_.values.data();
+        case Memory::Output:
+          return y_;
+        case Memory::Own:
+          break;
+      }
+      return scratch_.activations.data() + scratch_.places[i].offset;
+    }
+
+    const Chain& chain_;
+    const ConstBatchView<S>& x_;
+    const S* y_;
+    Scratch& scratch_;
+  };
+
   Derived& derived() { return static_cast<Derived&>(*this); }
   const Derived& derived() const { return static_cast<const Derived&>(*this); }
 
+  /// Finds a place for the output of every layer.
+  void lay_out(const ConstBatchView<S>& x, Scratch& scratch) const {
+    const std::size_t count = derived().slot_count();
+    if constexpr (requires { scratch.places.resize(count); }) scratch.places.resize(count);
+    Index used = 0;
+    Index before = 0;  // where the output of the layer below is
+    Index used_by_tangents = 0;
+    derived().visit_slots([&](const auto& slot, std::size_t i) {
+      const Placement& placement = derived().placements()[i];
+      const Shape shape = slot.output_shape(i == 0 ? x.shape : scratch.places[i - 1].shape);
+      const Index size = detail::padded(shape.size() * x.examples());
+      if (!placement.forward_in_place) before = used;
+      scratch.places[i] = {shape, before, used_by_tangents};
+      if (!placement.forward_in_place && placement.output == Memory::Own) used += size;
+      used_by_tangents += size;
+    });
+    scratch.activations.map(used, 1);
+  }
+
   /// The tangents of every activation but the last.
-  void keep_tangents(const ConstBatchView<S>& x, const ConstBatchView<S>* x_tangent,
+  void keep_tangents(const Batch& batch, const ConstBatchView<S>* x_tangent,
                      const ConstVectorMap<S>* parameter_tangent, Scratch& scratch) const {
-    scratch.tangents.resize(scratch.activations.size());
+    const std::size_t last = derived().slot_count() - 1;
+    scratch.tangents.map(scratch.places[last].tangent_offset, 1);
     Index begin = 0;
     derived().for_each_slot(scratch.layers, [&](const auto& slot, auto& own, std::size_t i) {
-      if (i + 1 == derived().slot_count()) return;
-      const ConstBatchView<S> input = input_of(i, x, scratch);
-      const BatchView<S> output = activation(i, x.examples(), scratch);
+      if (i == last) return;
       const ConstVectorMap<S> segment(
           parameter_tangent ? parameter_tangent->data() + begin : nullptr,
           parameter_tangent ? slot.parameter_count() : 0);
       begin += segment.size();
       const ConstVectorMap<S>* direction = parameter_tangent ? &segment : nullptr;
-      BatchView<S> result = view(scratch.tangents[i], output);
+      const BatchView<S> result = writable(batch.output(i), batch.output_tangent(i));
       if (i == 0) {
-        slot.tangent(input, output, x_tangent, direction, result, own);
+        slot.tangent(batch.input(i), batch.output(i), x_tangent, direction, result, own);
       } else {
-        const ConstBatchView<S> incoming = view(scratch.tangents[i - 1], input);
-        slot.tangent(input, output, &incoming, direction, result, own);
+        const ConstBatchView<S> incoming = batch.input_like(i, batch.output_tangent(i - 1));
+        slot.tangent(batch.input(i), batch.output(i), &incoming, direction, result, own);
       }
     });
   }
@@ -223,18 +277,13 @@ class Chain : public Network<Derived, S, ChainScratch<S, LayerScratches>> {
     return first;
   }
 
-  static BatchView<S> activation(std::size_t i, Index examples, Scratch& scratch) {
-    return {scratch.activations[i].map(scratch.shapes[i].size(), examples), scratch.shapes[i]};
+  static BatchView<S> writable(const ConstBatchView<S>& like, S* data) {
+    return {{data, like.values.rows(), like.values.cols()}, like.shape};
   }
-  static ConstBatchView<S> input_of(std::size_t i, const ConstBatchView<S>& x, Scratch& scratch) {
-    return i == 0 ? x : ConstBatchView<S>(activation(i - 1, x.examples(), scratch));
-  }
-  static BatchView<S> view(Buffer<S>& buffer, const ConstBatchView<S>& like) {
-    return {buffer.map(like.values.rows(), like.values.cols()), like.shape};
-  }
-  /// What flows at the output of layer i, which looks like `like`.
-  static BatchView<S> flow(std::size_t i, const ConstBatchView<S>& like, Scratch& scratch) {
-    return view(scratch.flow[i % 2], like);
+  /// Where what flows through layer i goes next, which looks like `batch`.
+  template <class FlowType>
+  S* next(FlowType& flow, std::size_t i, const ConstBatchView<S>& batch) const {
+    return flow.next(batch.values.size(), derived().placements()[i].can_work_in_place);
   }
 };
 

@@ -1,18 +1,17 @@
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
 #include <vector>
 
-#include <kfac/core/buffer.hpp>
 #include <kfac/core/random.hpp>
+#include <kfac/linalg/window_gradient.hpp>
 #include <kfac/nn/conv_options.hpp>
-#include <kfac/nn/grouped_products.hpp>
+#include <kfac/nn/conv_pass.hpp>
 #include <kfac/nn/image_axes.hpp>
 #include <kfac/nn/layer.hpp>
-#include <kfac/nn/patch_memory.hpp>
+#include <kfac/nn/patch_source.hpp>
 
 namespace kfac {
 
@@ -34,9 +33,10 @@ class Conv {
   using Options = ConvOptions<Axes>;
 
   struct Scratch {
-    detail::PatchMemory<S, Axes> patches;
-    Buffer<S> grad_output;  ///< `(examples * positions) x out_channels`
-    Buffer<S> block;        ///< likewise (outputs, gradients), for a few examples
+    detail::ConvPass<S, Axes> outputs, inputs;
+    linalg::detail::WindowGradient<S, Axes> gradient;
+    detail::PatchSource<S, Axes> patches;  ///< of the input
+    detail::PlaceSource<S> places;         ///< of the output's gradient
   };
 
   static const char* kind() { return detail::kConvNames[Axes - 1].kind; }
@@ -73,6 +73,8 @@ class Conv {
     return info;
   }
 
+  static constexpr MemoryUse memory_use() { return {InPlace::Never, false}; }
+
   Shape output_shape(const Shape& shape) const {
     if (shape.rank() != 1 + static_cast<int>(Axes) || shape[0] != options_.in_channels)
       raise<ShapeError>(std::string(detail::kConvNames[Axes - 1].layer) + ": 'input' has shape " +
@@ -83,62 +85,46 @@ class Conv {
   }
 
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch, const Mode&) const {
-    const Pass pass(*this, x, scratch);
-    pass.for_each_block([&](Index first, Index count) {
-      MatrixMap<S> outputs = scratch.block.map(count * pass.positions, options_.out_channels);
-      outputs.setZero();
-      pass.products.add_outputs(pass.patches.make(first, count), parameters_.data(), outputs);
-      write_images(outputs, parameters_.data(), y.values.middleCols(first, count));
-    });
+    scratch.patches.begin(geometry_on(x.shape), x.values, options_.workspace);
+    outputs(x, scratch)
+        .run({{x.values.data(), weights()}}, x.examples(), biases(parameters_.data()),
+             y.values.data());
   }
 
   void backward(const ConstBatchView<S>& x, const ConstBatchView<S>&,
                 const ConstBatchView<S>& grad_output, BatchView<S>* grad_input,
                 VectorMap<S>* grad_parameters, Scratch& scratch, const Mode&) const {
-    const Pass pass(*this, x, scratch);
-    MatrixMap<S> gradient =
-        scratch.grad_output.map(x.examples() * pass.positions, options_.out_channels);
-    read_images(grad_output.values, gradient);
-
+    scratch.places.begin(options_.out_channels, grad_output.values);
     if (grad_parameters) {
       grad_parameters->setZero();
-      const auto add = [&](Index first, Index count) {
-        pass.products.add_weight_gradients(pass.rows(gradient, first, count),
-                                           pass.patches.get(first, count), grad_parameters->data());
-      };
-      if (pass.patches.kept())
-        add(0, x.examples());
-      else
-        pass.for_each_block(add);
-      pass.products.add_bias_gradients(gradient, grad_parameters->data());
+      gradient(x, scratch)
+          .add(x.examples(), x.values.data(), grad_output.values.data(), options_.bias,
+               grad_parameters->data());
     }
-    if (!grad_input) return;
-    pass.for_each_block([&](Index first, Index count) {
-      MatrixMap<S> grad_patches = pass.patches.block(count);
-      grad_patches.setZero();
-      pass.products.add_feature_gradients(pass.rows(gradient, first, count), parameters_.data(),
-                                          grad_patches);
-      fold_patches<S>(pass.patches.geometry(), grad_patches,
-                      grad_input->values.middleCols(first, count));
-    });
+    if (grad_input)
+      inputs(x, scratch)
+          .run({{grad_output.values.data(), weights()}}, x.examples(), {},
+               grad_input->values.data());
   }
 
   void tangent(const ConstBatchView<S>& x, const ConstBatchView<S>&,
                const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>* parameter_tangent,
                BatchView<S> y_tangent, Scratch& scratch) const {
-    const Pass pass(*this, x, scratch);
-    pass.for_each_block([&](Index first, Index count) {
-      MatrixMap<S> outputs = scratch.block.map(count * pass.positions, options_.out_channels);
-      outputs.setZero();
+    Pass& pass = outputs(x, scratch);
+    S* const into = y_tangent.values.data();
+    if (!parameter_tangent) {
       if (x_tangent)
-        pass.products.add_outputs(pass.patches.of(x_tangent->values.data(), first, count),
-                                  parameters_.data(), outputs);
-      if (parameter_tangent)
-        pass.products.add_outputs(pass.patches.get(first, count), parameter_tangent->data(),
-                                  outputs);
-      write_images(outputs, parameter_tangent ? parameter_tangent->data() : nullptr,
-                   y_tangent.values.middleCols(first, count));
-    });
+        pass.run({{x_tangent->values.data(), weights()}}, x.examples(), {}, into);
+      else
+        y_tangent.values.setZero();
+      return;
+    }
+    const Term term{x.values.data(), weights(parameter_tangent->data())};
+    const Bias bias = biases(parameter_tangent->data());
+    if (x_tangent)
+      pass.run({term, {x_tangent->values.data(), weights()}}, x.examples(), bias, into);
+    else
+      pass.run({term}, x.examples(), bias, into);
   }
 
   void backward_tangent(const ConstBatchView<S>& x, const ConstBatchView<S>&,
@@ -147,32 +133,25 @@ class Conv {
                         const ConstBatchView<S>& grad_output_tangent,
                         BatchView<S>* grad_input_tangent, VectorMap<S>* grad_parameters_tangent,
                         Scratch& scratch) const {
-    const Pass pass(*this, x, scratch);
-    if (grad_parameters_tangent) grad_parameters_tangent->setZero();
-    pass.for_each_block([&](Index first, Index count) {
-      const Index rows = count * pass.positions;
-      const Index channels = options_.out_channels;
-      MatrixMap<S> gradient(scratch.block.map(rows, 2 * channels).data(), rows, channels);
-      MatrixMap<S> gradient_tangent(gradient.data() + gradient.size(), rows, channels);
-      read_images(grad_output.values.middleCols(first, count), gradient);
-      read_images(grad_output_tangent.values.middleCols(first, count), gradient_tangent);
-      if (grad_parameters_tangent) {
-        S* into = grad_parameters_tangent->data();
-        pass.products.add_weight_gradients(gradient_tangent, pass.patches.get(first, count), into);
-        if (x_tangent)
-          pass.products.add_weight_gradients(
-              gradient, pass.patches.of(x_tangent->values.data(), first, count), into);
-        pass.products.add_bias_gradients(gradient_tangent, into);
-      }
-      if (!grad_input_tangent) return;
-      MatrixMap<S> grad_patches = pass.patches.block(count);
-      grad_patches.setZero();
-      pass.products.add_feature_gradients(gradient_tangent, parameters_.data(), grad_patches);
-      if (parameter_tangent)
-        pass.products.add_feature_gradients(gradient, parameter_tangent->data(), grad_patches);
-      fold_patches<S>(pass.patches.geometry(), grad_patches,
-                      grad_input_tangent->values.middleCols(first, count));
-    });
+    if (grad_parameters_tangent) {
+      grad_parameters_tangent->setZero();
+      S* const into = grad_parameters_tangent->data();
+      const auto& sum = gradient(x, scratch);
+      sum.add(x.examples(), x.values.data(), grad_output_tangent.values.data(), options_.bias,
+              into);
+      if (x_tangent)
+        sum.add_weights(x.examples(), x_tangent->values.data(), grad_output.values.data(),
+                        options_.bias, into);
+    }
+    if (!grad_input_tangent) return;
+    Pass& pass = inputs(x, scratch);
+    S* const into = grad_input_tangent->values.data();
+    const Term term{grad_output_tangent.values.data(), weights()};
+    if (parameter_tangent)
+      pass.run({term, {grad_output.values.data(), weights(parameter_tangent->data())}},
+               x.examples(), {}, into);
+    else
+      pass.run({term}, x.examples(), {}, into);
   }
 
   KroneckerStructure kronecker_structure() const {
@@ -184,72 +163,52 @@ class Conv {
   SharedBatch<S> kronecker_input(const ConstBatchView<S>&, const Scratch& scratch) const {
     return scratch.patches.shared();
   }
-  SharedBatch<S> kronecker_output_gradient(const ConstBatchView<S>& grad_output,
-                                           const Scratch& scratch) const {
-    const Index positions = grad_output.shape.size() / options_.out_channels;
-    return {scratch.grad_output.data(), options_.out_channels, grad_output.examples() * positions,
-            positions, SharedBatch<S>::Order::RowMajor};
+  SharedBatch<S> kronecker_output_gradient(const ConstBatchView<S>&, const Scratch& scratch) const {
+    return scratch.places.shared();
   }
 
  private:
   using Geometry = PatchGeometry<Axes>;
-
-  /// What the passes over a batch share.
-  struct Pass {
-    Pass(const Conv& layer, const ConstBatchView<S>& x, Scratch& scratch)
-        : products(layer.kronecker_structure()),
-          patches(scratch.patches),
-          positions(layer.geometry_on(x.shape).positions()),
-          examples(x.examples()) {
-      patches.begin(layer.geometry_on(x.shape), x.values, layer.options_.workspace);
-    }
-
-    /// Calls `body(first, count)` for consecutive examples, a few at a time.
-    template <class Body>
-    void for_each_block(Body&& body) const {
-      const Index step = patches.examples_at_once();
-      for (Index first = 0; first < examples; first += step)
-        body(first, std::min(step, examples - first));
-    }
-    ConstMatrixRef<S> rows(const MatrixMap<S>& all, Index first, Index count) const {
-      return all.middleRows(first * positions, count * positions);
-    }
-
-    detail::GroupedProducts<S> products;
-    detail::PatchMemory<S, Axes>& patches;
-    Index positions;
-    Index examples;
-  };
+  using Pass = detail::ConvPass<S, Axes>;
+  using Term = typename Pass::Term;
+  using Bias = typename Pass::Bias;
+  using Gradient = linalg::detail::WindowGradient<S, Axes>;
 
   Geometry geometry_on(const Shape& shape) const {
     return {options_.in_channels, detail::image_of<Axes>(shape),
             options_.kernel_size, options_.stride,
             options_.padding,     options_.dilation};
   }
-
-  /// From images to `(examples * positions) x out_channels`.
-  static void read_images(const ConstMatrixRef<S>& images, MatrixMap<S> into) {
-    const Index positions = into.rows() / images.cols();
-    for (Index example = 0; example < images.cols(); ++example)
-      into.middleRows(example * positions, positions) =
-          ConstMatrixMap<S>(images.col(example).data(), positions, into.cols());
+  linalg::detail::WindowChannels channels() const {
+    const Index groups = options_.groups;
+    return {options_.in_channels / groups, options_.out_channels / groups, groups};
   }
-  /// And back, adding the bias in `parameters`, if any.
-  void write_images(const MatrixMap<S>& outputs, const S* parameters, MatrixRef<S> images) const {
+
+  Pass& outputs(const ConstBatchView<S>& x, Scratch& scratch) const {
+    scratch.outputs.begin(Pass::Direction::ToPlaces, geometry_on(x.shape), channels());
+    return scratch.outputs;
+  }
+  Pass& inputs(const ConstBatchView<S>& x, Scratch& scratch) const {
+    scratch.inputs.begin(Pass::Direction::ToPixels, geometry_on(x.shape), channels());
+    return scratch.inputs;
+  }
+  Gradient& gradient(const ConstBatchView<S>& x, Scratch& scratch) const {
+    scratch.gradient.begin(geometry_on(x.shape), channels());
+    return scratch.gradient;
+  }
+
+  /// Those in parameters or in a tangent of them.
+  linalg::detail::WindowWeights<S> weights(const S* parameters) const {
     const KroneckerStructure sizes = kronecker_structure();
-    const detail::GroupedProducts<S> products(sizes);
-    const Index positions = outputs.rows() / images.cols();
-    for (Index example = 0; example < images.cols(); ++example)
-      for (Index group = 0; group < sizes.groups; ++group) {
-        const ConstMatrixRef<S> from =
-            outputs.block(example * positions, group * sizes.outputs, positions, sizes.outputs);
-        MatrixMap<S> to(images.col(example).data() + group * sizes.outputs * positions, positions,
-                        sizes.outputs);
-        if (sizes.bias && parameters)
-          to = from.rowwise() + products.bias(group, parameters).transpose();
-        else
-          to = from;
-      }
+    return {parameters, sizes.outputs, sizes.inputs / channels().in,
+            sizes.outputs * sizes.columns()};
+  }
+  linalg::detail::WindowWeights<S> weights() const { return weights(parameters_.data()); }
+  Bias biases(const S* parameters) const {
+    if (!options_.bias) return {};
+    const KroneckerStructure sizes = kronecker_structure();
+    return {parameters + sizes.outputs * sizes.inputs, sizes.outputs,
+            sizes.outputs * sizes.columns()};
   }
 
   Options options_;

@@ -36,11 +36,9 @@ struct ConvOptions {
   std::array<Index, Axes> dilation = detail::on_all_axes<Axes>(1);
   Index groups = 1;  ///< separate convolutions side by side; divides both numbers of channels
   bool bias = true;
-  /// Bytes of patches in memory at once for images of one shape, >= 0; but never less than those of
-  /// one example. The patches of a batch are kept from the forward pass on if they fit, otherwise
-  /// made again, a few examples at a time, whenever they are needed. The results are the same.
-  /// Neither way is faster where the patches are too many for the processor's caches, so that there
-  /// is little to gain from more than the default, 64 MiB.
+  /// Bytes of patches in memory at once, at most, >= 0; but never less than those of one example.
+  /// No pass needs patches: they are made for whoever observes the layer, as Kronecker factors do,
+  /// for some 600 places at a time, which seldom takes as much as the default, 64 MiB.
   Index workspace = Index{64} << 20;
 
   /// \throws OptionError if a field is outside its range

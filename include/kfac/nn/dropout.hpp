@@ -31,6 +31,7 @@ class Dropout : public ParameterFree<S>, public LocallyLinear<Dropout<S>, S> {
   }
 
   Shape output_shape(const Shape& shape) const { return shape; }
+  static constexpr MemoryUse memory_use() { return {InPlace::Replaces, false}; }
 
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,
                const Mode& mode) const {
@@ -73,7 +74,7 @@ class Dropout : public ParameterFree<S>, public LocallyLinear<Dropout<S>, S> {
     if (scratch.active)
       to.values =
           from.values.cwiseProduct(scratch.mask.map(from.values.rows(), from.values.cols()));
-    else
+    else if (to.values.data() != from.values.data())
       to.values = from.values;
   }
 

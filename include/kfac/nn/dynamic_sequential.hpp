@@ -22,18 +22,27 @@ namespace kfac {
 /// more. Adding a layer ends the validity of `layers()`, and of what a workspace holds of a forward
 /// pass.
 template <RealScalar S>
-class DynamicSequential : public Chain<DynamicSequential<S>, S, std::vector<AnyScratch>, true> {
-  using Base = Chain<DynamicSequential, S, std::vector<AnyScratch>, true>;
+class DynamicSequential
+    : public Chain<
+          DynamicSequential<S>, S,
+          ChainScratch<S, std::vector<AnyScratch>, std::vector<detail::Place>, RunTimeSizes>,
+          RunTimeSizes, true> {
+  using Base =
+      Chain<DynamicSequential, S,
+            ChainScratch<S, std::vector<AnyScratch>, std::vector<detail::Place>, RunTimeSizes>,
+            RunTimeSizes, true>;
 
  public:
   DynamicSequential() = default;
   explicit DynamicSequential(std::vector<AnyLayer<S>> layers) : layers_(std::move(layers)) {
     rename("");
+    place();
   }
 
   void push_back(AnyLayer<S> layer) {
     layers_.push_back(std::move(layer));
     rename(name_);
+    place();
     this->workspace().examples = 0;
   }
 
@@ -52,6 +61,10 @@ class DynamicSequential : public Chain<DynamicSequential<S>, S, std::vector<AnyS
   }
 
   std::size_t slot_count() const { return layers_.size(); }
+  const std::vector<detail::Placement>& placements() const { return placements_; }
+  MemoryUse memory_use() const {
+    return {InPlace::Never, detail::reads_chain_output(uses(), placements_)};
+  }
 
   template <class F>
   void visit_slots(F&& f) {
@@ -73,7 +86,18 @@ class DynamicSequential : public Chain<DynamicSequential<S>, S, std::vector<AnyS
   }
 
  private:
+  std::vector<MemoryUse> uses() const {
+    std::vector<MemoryUse> result;
+    for (const AnyLayer<S>& layer : layers_) result.push_back(layer.memory_use());
+    return result;
+  }
+  void place() {
+    placements_.resize(layers_.size());
+    detail::place_layers(uses(), placements_);
+  }
+
   std::vector<AnyLayer<S>> layers_;
+  std::vector<detail::Placement> placements_;
   std::string name_;
 };
 

@@ -11,6 +11,9 @@ class Reshaping : public ParameterFree<S>, public LocallyLinear<Reshaping<S>, S>
  public:
   struct Scratch {};
 
+  static constexpr MemoryUse memory_use() { return {InPlace::Keeps, false}; }
+  static constexpr Index output_size(Index inputs) { return inputs; }
+
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch&, const Mode&) const {
     y.values = x.values;
   }

@@ -44,6 +44,24 @@ struct Mode {
   bool tracking = true;  ///< inputs and output gradients are announced to observers
 };
 
+/// Whether a layer can write its output where its input is.
+enum class InPlace {
+  Never,
+  Replaces,  ///< over the input: only `forward` reads x, the other passes and tangents only y
+  Keeps,     ///< the output is the input, number by number: passes that need no copy are left out
+};
+
+/// What a layer needs of the memory of its batches. The default is always right; a layer that needs
+/// less says so in `static constexpr MemoryUse memory_use()`.
+struct MemoryUse {
+  /// Where it is not `Never`, the two arguments of each pass that look alike (x and y, the tangents
+  /// of these, the gradients, the tangents of those) may be the same memory. For layers without
+  /// parameters.
+  InPlace in_place = InPlace::Never;
+  /// Whether passes after `forward` read y. Where not, the layer above may replace it.
+  bool reads_output = true;
+};
+
 /// A parameter's place in its layer's flat parameters: column-major `rows x columns` at `offset`.
 struct ParameterInfo {
   std::string name;  ///< as in PyTorch: "weight", "bias"
@@ -76,6 +94,9 @@ struct KroneckerStructure {
 ///   forward pass before it.
 /// - `tangent(x, y, x_tangent, parameter_tangent, y_tangent, scratch)`: overwrites `y_tangent` with
 ///   the Jacobian-vector product, likewise after a forward pass.
+///
+/// A layer that does not need all of x and y for these also offers `memory_use()`, so that networks
+/// with it take less memory.
 ///
 /// A layer whose passes depend on those before (a generator in its scratch, say) also offers
 /// `visit_scratch(visitor, scratch)`, which visits what a run needs to go on as if it had not been
@@ -147,11 +168,25 @@ struct LayerView {
   bool twice_differentiable = false;            ///< whether it has `backward_tangent`
 };
 
+namespace detail {
+
+/// What the type of a layer says, if it says anything.
+template <class L>
+constexpr MemoryUse memory_use_of() {
+  if constexpr (requires { L::memory_use(); })
+    return L::memory_use();
+  else
+    return {};
+}
+
+}  // namespace detail
+
 /// Base of layers without parameters.
 template <RealScalar S>
 class ParameterFree {
  public:
   using Scalar = S;
+  static constexpr int kParameters = 0;
   Index parameter_count() const { return 0; }
   VectorMap<S> parameters() { return {nullptr, 0}; }
 };

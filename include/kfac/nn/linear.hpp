@@ -4,6 +4,7 @@
 
 #include <kfac/core/random.hpp>
 #include <kfac/nn/layer.hpp>
+#include <kfac/nn/linear_products.hpp>
 
 namespace kfac {
 
@@ -26,6 +27,8 @@ class Linear {
  public:
   using Scalar = S;
   struct Scratch {};
+  static constexpr int kInputs = In;
+  static constexpr int kParameters = Out * (In + 1);  ///< at most, of compile-time sizes
   static const char* kind() { return "Linear"; }
 
   /// \throws OptionError if a size is below 1
@@ -72,35 +75,37 @@ class Linear {
     return shape.with_back(outputs());
   }
 
+  static constexpr MemoryUse memory_use() { return {InPlace::Never, false}; }
+  static constexpr Index output_size(Index) requires(In != Eigen::Dynamic &&
+                                                     Out != Eigen::Dynamic) {
+    return Out;
+  }
+
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch&, const Mode&) const {
-    MatrixMap<S> outputs = y.columns();
-    outputs.noalias() = weight() * x.columns();
-    if (bias_) outputs.colwise() += weights_.col(inputs_);
+    products().multiply(weights_.data(), bias_of(weights_.data()), x, y);
   }
 
   void backward(const ConstBatchView<S>& x, const ConstBatchView<S>&,
                 const ConstBatchView<S>& grad_output, BatchView<S>* grad_input,
                 VectorMap<S>* grad_parameters, Scratch&, const Mode&) const {
-    const ConstMatrixMap<S> gradient = grad_output.columns();
-    if (grad_input) grad_input->columns().noalias() = weight().transpose() * gradient;
+    if (grad_input) products().multiply_transposed(weights_.data(), grad_output, *grad_input);
     if (!grad_parameters) return;
-    MatrixMap<S> grad_weights(grad_parameters->data(), outputs(), weights_.cols());
-    grad_weights.leftCols(inputs_).noalias() = gradient * x.columns().transpose();
-    if (bias_) grad_weights.col(inputs_) = gradient.rowwise().sum();
+    products().multiply_outer(grad_output, x, grad_parameters->data());
+    if (bias_) products().sum_columns(grad_output, bias_of(grad_parameters->data()));
   }
 
   void tangent(const ConstBatchView<S>& x, const ConstBatchView<S>&,
                const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>* parameter_tangent,
                BatchView<S> y_tangent, Scratch&) const {
-    MatrixMap<S> result = y_tangent.columns();
-    if (x_tangent)
-      result.noalias() = weight() * x_tangent->columns();
-    else
-      result.setZero();
-    if (!parameter_tangent) return;
-    const ConstMatrixMap<S> weights_tangent(parameter_tangent->data(), outputs(), weights_.cols());
-    result.noalias() += weights_tangent.leftCols(inputs_) * x.columns();
-    if (bias_) result.colwise() += weights_tangent.col(inputs_);
+    if (parameter_tangent) {
+      const S* direction = parameter_tangent->data();
+      products().multiply(direction, bias_of(direction), x, y_tangent);
+      if (x_tangent) products().add_multiplied(weights_.data(), *x_tangent, y_tangent);
+    } else if (x_tangent) {
+      products().multiply(weights_.data(), nullptr, *x_tangent, y_tangent);
+    } else {
+      y_tangent.values.setZero();
+    }
   }
 
   void backward_tangent(const ConstBatchView<S>& x, const ConstBatchView<S>&,
@@ -109,22 +114,17 @@ class Linear {
                         const ConstBatchView<S>& grad_output_tangent,
                         BatchView<S>* grad_input_tangent, VectorMap<S>* grad_parameters_tangent,
                         Scratch&) const {
-    const ConstMatrixMap<S> gradient = grad_output.columns();
-    const ConstMatrixMap<S> gradient_tangent = grad_output_tangent.columns();
     if (grad_input_tangent) {
-      MatrixMap<S> result = grad_input_tangent->columns();
-      result.noalias() = weight().transpose() * gradient_tangent;
-      if (parameter_tangent) {
-        const ConstMatrixMap<S> weight_tangent(parameter_tangent->data(), outputs(), inputs_);
-        result.noalias() += weight_tangent.transpose() * gradient;
-      }
+      products().multiply_transposed(weights_.data(), grad_output_tangent, *grad_input_tangent);
+      if (parameter_tangent)
+        products().add_multiplied_transposed(parameter_tangent->data(), grad_output,
+                                             *grad_input_tangent);
     }
     if (!grad_parameters_tangent) return;
-    MatrixMap<S> result(grad_parameters_tangent->data(), outputs(), weights_.cols());
-    result.leftCols(inputs_).noalias() = gradient_tangent * x.columns().transpose();
-    if (x_tangent)
-      result.leftCols(inputs_).noalias() += gradient * x_tangent->columns().transpose();
-    if (bias_) result.col(inputs_) = gradient_tangent.rowwise().sum();
+    S* result = grad_parameters_tangent->data();
+    products().multiply_outer(grad_output_tangent, x, result);
+    if (x_tangent) products().add_multiplied_outer(grad_output, *x_tangent, result);
+    if (bias_) products().sum_columns(grad_output_tangent, bias_of(result));
   }
 
   KroneckerStructure kronecker_structure() const { return {inputs_, outputs(), bias_, 1}; }
@@ -137,7 +137,13 @@ class Linear {
   }
 
  private:
-  auto weight() const { return weights_.template leftCols<In>(inputs_); }
+  detail::LinearProducts<S, In, Out> products() const { return {inputs_, outputs()}; }
+
+  /// The bias of such parameters; null if there is none.
+  template <class Data>
+  Data* bias_of(Data* parameters) const {
+    return bias_ ? parameters + outputs() * inputs_ : nullptr;
+  }
 
   static SharedBatch<S> shared(const ConstBatchView<S>& batch) {
     const Index features = batch.shape.back();

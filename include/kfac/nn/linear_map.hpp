@@ -11,6 +11,8 @@ class LinearMap : public ParameterFree<S>, public LocallyLinear<Derived, S> {
  public:
   struct Scratch {};
 
+  static constexpr MemoryUse memory_use() { return {InPlace::Never, false}; }
+
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch&, const Mode&) const {
     derived().apply(x, y);
   }

@@ -5,24 +5,38 @@
 #include <vector>
 
 #include <kfac/core/buffer.hpp>
+#include <kfac/core/pieces.hpp>
 #include <kfac/core/state.hpp>
 #include <kfac/nn/slot.hpp>
 
 namespace kfac {
 
+/// Of a network whose batches may have any size: its memory grows with them.
+struct RunTimeSizes {
+  static constexpr Index kInput = Eigen::Dynamic;        ///< entries of a batch, at most
+  static constexpr Index kOutput = Eigen::Dynamic;       ///< likewise
+  static constexpr int kParameters = Eigen::Dynamic;     ///< at most
+  static constexpr Index kActivations = Eigen::Dynamic;  ///< all that the layers keep
+  static constexpr Index kFlow = Eigen::Dynamic;         ///< entries between two layers, at most
+};
+
 /// Everything a pass through a network writes. A network owns one; a thread that evaluates a shared
-/// network brings its own (`network.make_workspace()`).
-template <RealScalar S, class Scratch>
+/// network brings its own (`network.make_workspace()`). `Sizes` says whether they are known when it
+/// is compiled: then it is all in the object, but for what `backward_tangent` needs.
+template <RealScalar S, class Scratch, class Sizes = RunTimeSizes>
 struct Workspace {
-  Buffer<S> input;  ///< a copy: what was given to forward need not outlive the call
-  Buffer<S> output;
-  Buffer<S> tangent;
-  Buffer<S> grad_output;          ///< used where the gradient given to backward is not contiguous
+  /// A copy: what was given to forward need not outlive the call.
+  Buffer<S, Sizes::kInput> input;
+  Buffer<S, Sizes::kOutput> output;
+  Buffer<S, Sizes::kOutput> tangent;
+  /// Used where the gradient given to backward is not contiguous.
+  Buffer<S, Sizes::kOutput> grad_output;
   Buffer<S> grad_output_tangent;  ///< likewise, its tangent
   Shape input_shape;
   Shape output_shape;
-  Index examples = 0;          ///< of the last forward pass; 0 before the first
-  Vector<S> gradient;          ///< flat, in the order of `layers()`
+  Index examples = 0;  ///< of the last forward pass; 0 before the first
+  /// Flat, in the order of `layers()`.
+  Eigen::Matrix<S, Eigen::Dynamic, 1, Eigen::ColMajor, Sizes::kParameters> gradient;
   Vector<S> gradient_tangent;  ///< likewise; empty until it is asked for
   Mode mode;
   Scratch scratch;
@@ -30,10 +44,10 @@ struct Workspace {
 
 /// What a container needs to be used as a network: passes over whole batches with checked
 /// arguments, and a workspace of its own. `Derived` is a ContainerLayer.
-template <class Derived, RealScalar S, class Scratch>
+template <class Derived, RealScalar S, class Scratch, class Sizes = RunTimeSizes>
 class Network {
  public:
-  using Workspace = kfac::Workspace<S, Scratch>;
+  using Workspace = kfac::Workspace<S, Scratch, Sizes>;
 
   /// For another thread, say: it starts in this network's mode, but announces nothing.
   Workspace make_workspace() const {
@@ -47,7 +61,8 @@ class Network {
 
   /// The network's outputs, `outputs x examples`, valid until the next pass. `x` is `features x
   /// examples`; `shape` is that of one example, `{features}` where it is not given.
-  /// \throws ShapeError if x is empty or does not fit; ValueError if it is not finite
+  /// \throws ShapeError if x is empty, does not fit or is too large for a network whose sizes are
+  ///         known when it is compiled; ValueError if it is not finite
   ConstMatrixMap<S> forward(const ConstMatrixRef<S>& x) { return forward(x, workspace_); }
   ConstMatrixMap<S> forward(const ConstMatrixRef<S>& x, const Shape& shape) {
     return forward(x, shape, workspace_);
@@ -62,9 +77,14 @@ class Network {
     if (x.cols() == 0)
       raise<ShapeError>("kfac::Network::forward: 'x' has 0 examples, expected at least 1");
     detail::check_size(kWhere, "x", x.rows(), shape.size(), "rows");
+    if constexpr (Sizes::kInput != Eigen::Dynamic)
+      if (x.size() > Sizes::kInput)
+        raise<ShapeError>("kfac::Network::forward: 'x' has " + std::to_string(x.size()) +
+                          " entries, expected at most " + std::to_string(Sizes::kInput) +
+                          ", for which there is room");
     const Shape output_shape = derived().output_shape(shape);
-    detail::check_finite(kWhere, "x", x);
-    workspace.input.map(x.rows(), x.cols()) = x;
+    if (!detail::all_finite<S>(x)) detail::check_finite(kWhere, "x", x);
+    detail::copy_batch<S>(x, workspace.input.map(x.rows(), x.cols()));
     workspace.input_shape = shape;
     workspace.output_shape = output_shape;
     workspace.examples = x.cols();
@@ -224,11 +244,12 @@ class Network {
   }
 
   /// A view of `values`, which look like the outputs: through a copy if they are not contiguous.
-  static ConstBatchView<S> contiguous(const ConstMatrixRef<S>& values, Buffer<S>& copy,
+  template <Index Capacity>
+  static ConstBatchView<S> contiguous(const ConstMatrixRef<S>& values, Buffer<S, Capacity>& copy,
                                       const Workspace& workspace) {
     const S* data = values.data();
     if (values.outerStride() != values.rows() && values.cols() > 1) {
-      copy.map(values.rows(), values.cols()) = values;
+      detail::copy_batch<S>(values, copy.map(values.rows(), values.cols()));
       data = copy.data();
     }
     return {{data, values.rows(), values.cols()}, workspace.output_shape};

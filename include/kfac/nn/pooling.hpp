@@ -102,6 +102,8 @@ class MaxPool : public detail::Pool<S, Axes>,
       : Base(std::array{"kfac::MaxPool1d", "kfac::MaxPool2d", "kfac::MaxPool3d"}[Axes - 1],
              options) {}
 
+  static constexpr MemoryUse memory_use() { return {InPlace::Never, false}; }
+
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch, const Mode&) const {
     const PatchGeometry<Axes> geometry = Base::geometry_on(x.shape);
     const ConstMatrixMap<S> inputs = Base::planes(x);

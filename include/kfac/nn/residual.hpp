@@ -17,13 +17,15 @@ class Residual {
   using Scalar = typename Block::Scalar;
   struct Scratch {
     typename Block::Scratch block;
-    Buffer<Scalar> output;
+    Buffer<Scalar> output;  ///< of the block, if its passes read it
   };
 
   explicit Residual(Layers... layers) : block_(std::move(layers)...) {}
 
   Block& block() { return block_; }
   Index parameter_count() const { return block_.parameter_count(); }
+
+  static constexpr MemoryUse memory_use() { return {InPlace::Never, false}; }
 
   Shape output_shape(const Shape& shape) const {
     const Shape result = block_.output_shape(shape);
@@ -37,29 +39,34 @@ class Residual {
 
   void forward(const ConstBatchView<Scalar>& x, BatchView<Scalar> y, Scratch& scratch,
                const Mode& mode) const {
-    BatchView<Scalar> output = block_output(x, scratch);
-    block_.forward(x, output, scratch.block, mode);
-    y.values = x.values + output.values;
+    if constexpr (kKeepsOutput) {
+      BatchView<Scalar> output{scratch.output.map(x.values.rows(), x.values.cols()), x.shape};
+      block_.forward(x, output, scratch.block, mode);
+      y.values = x.values + output.values;
+    } else {
+      block_.forward(x, y, scratch.block, mode);
+      y.values += x.values;
+    }
   }
 
-  void backward(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>&,
+  void backward(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
                 const ConstBatchView<Scalar>& grad_output, BatchView<Scalar>* grad_input,
                 VectorMap<Scalar>* grad_parameters, Scratch& scratch, const Mode& mode) const {
-    block_.backward(x, block_output(x, scratch), grad_output, grad_input, grad_parameters,
+    block_.backward(x, block_output(x, y, scratch), grad_output, grad_input, grad_parameters,
                     scratch.block, mode);
     if (grad_input) grad_input->values += grad_output.values;
   }
 
-  void tangent(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>&,
+  void tangent(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
                const ConstBatchView<Scalar>* x_tangent,
                const ConstVectorMap<Scalar>* parameter_tangent, BatchView<Scalar> y_tangent,
                Scratch& scratch) const {
-    block_.tangent(x, block_output(x, scratch), x_tangent, parameter_tangent, y_tangent,
+    block_.tangent(x, block_output(x, y, scratch), x_tangent, parameter_tangent, y_tangent,
                    scratch.block);
     if (x_tangent) y_tangent.values += x_tangent->values;
   }
 
-  void backward_tangent(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>&,
+  void backward_tangent(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
                         const ConstBatchView<Scalar>& grad_output,
                         const ConstBatchView<Scalar>* x_tangent,
                         const ConstVectorMap<Scalar>* parameter_tangent,
@@ -67,9 +74,9 @@ class Residual {
                         BatchView<Scalar>* grad_input_tangent,
                         VectorMap<Scalar>* grad_parameters_tangent,
                         Scratch& scratch) const requires Block::kTwiceDifferentiable {
-    block_.backward_tangent(x, block_output(x, scratch), grad_output, x_tangent, parameter_tangent,
-                            grad_output_tangent, grad_input_tangent, grad_parameters_tangent,
-                            scratch.block);
+    block_.backward_tangent(x, block_output(x, y, scratch), grad_output, x_tangent,
+                            parameter_tangent, grad_output_tangent, grad_input_tangent,
+                            grad_parameters_tangent, scratch.block);
     if (grad_input_tangent) grad_input_tangent->values += grad_output_tangent.values;
   }
 
@@ -87,8 +94,15 @@ class Residual {
   void append_layer_sizes(std::vector<Index>& sizes) const { block_.append_layer_sizes(sizes); }
 
  private:
-  static BatchView<Scalar> block_output(const ConstBatchView<Scalar>& x, Scratch& scratch) {
-    return {scratch.output.map(x.values.rows(), x.values.cols()), x.shape};
+  static constexpr bool kKeepsOutput = Block::memory_use().reads_output;
+
+  /// The block's output, where its passes read it; else anything like it.
+  static ConstBatchView<Scalar> block_output(const ConstBatchView<Scalar>& x,
+                                             const ConstBatchView<Scalar>& y, Scratch& scratch) {
+    if constexpr (kKeepsOutput)
+      return {{scratch.output.data(), x.values.rows(), x.values.cols()}, x.shape};
+    else
+      return y;
   }
 
   Block block_;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <tuple>
 #include <utility>
@@ -7,31 +9,34 @@
 #include <kfac/nn/chain.hpp>
 
 namespace kfac {
+namespace detail {
 
-/// Layers run one after another, held by value:
-///
-///     kfac::Rng rng(42);
-///     kfac::Sequential model(kfac::Linear<float>(2, 32, rng), kfac::ReLU<float>{},
-///                            kfac::Linear<float>(32, 2, rng));
-///     const auto& outputs = model.forward(x);       // 2 x batch -> 2 x batch
-///     model.backward(loss.gradient(outputs, y));    // model.gradient() is now the loss's
-///
-/// A Sequential is itself a layer. (A compiler may evaluate the arguments of a call in any order:
-/// with braces, `Sequential model{...}`, layers draw from `rng` first to last everywhere.)
-template <Layer First, Layer... Rest>
-class Sequential
-    : public Chain<Sequential<First, Rest...>, typename First::Scalar,
-                   std::tuple<typename First::Scratch, typename Rest::Scratch...>,
-                   TwiceDifferentiableLayer<First> && (TwiceDifferentiableLayer<Rest> && ...)> {
+/// What a chain of layers of known types needs.
+template <Layer... Layers>
+struct ChainTypes {
+  static constexpr std::array<MemoryUse, sizeof...(Layers)> kUses{memory_use_of<Layers>()...};
+  static constexpr std::array<Placement, sizeof...(Layers)> kPlacements = [] {
+    std::array<Placement, sizeof...(Layers)> result{};
+    place_layers(kUses, result);
+    return result;
+  }();
+  using Scratches = std::tuple<typename Layers::Scratch...>;
+  using Places = std::array<Place, sizeof...(Layers)>;
+};
+
+/// Layers run one after another, held by value in a tuple.
+template <class Derived, class Sizes, Layer First, Layer... Rest>
+class TupleChain
+    : public Chain<
+          Derived, typename First::Scalar,
+          ChainScratch<typename First::Scalar, typename ChainTypes<First, Rest...>::Scratches,
+                       typename ChainTypes<First, Rest...>::Places, Sizes>,
+          Sizes, TwiceDifferentiableLayer<First> && (TwiceDifferentiableLayer<Rest> && ...)> {
   static_assert((std::same_as<typename First::Scalar, typename Rest::Scalar> && ...),
                 "the layers of a network have one scalar type");
+  using Types = ChainTypes<First, Rest...>;
 
  public:
-  explicit Sequential(First first, Rest... rest)
-      : slots_(Slot<First>(std::move(first)), Slot<Rest>(std::move(rest))...) {
-    this->rename("");
-  }
-
   /// The i-th layer.
   template <std::size_t I>
   auto& layer() {
@@ -39,6 +44,10 @@ class Sequential
   }
 
   static constexpr std::size_t slot_count() { return 1 + sizeof...(Rest); }
+  static constexpr const auto& placements() { return Types::kPlacements; }
+  static constexpr MemoryUse memory_use() {
+    return {InPlace::Never, reads_chain_output(Types::kUses, Types::kPlacements)};
+  }
 
   template <class F>
   void visit_slots(F&& f) {
@@ -66,6 +75,12 @@ class Sequential
     (Indices{});
   }
 
+ protected:
+  explicit TupleChain(First first, Rest... rest)
+      : slots_(Slot<First>(std::move(first)), Slot<Rest>(std::move(rest))...) {
+    this->rename("");
+  }
+
  private:
   using Indices = std::make_index_sequence<1 + sizeof...(Rest)>;
 
@@ -75,6 +90,27 @@ class Sequential
   }
 
   std::tuple<Slot<First>, Slot<Rest>...> slots_;
+};
+
+}  // namespace detail
+
+/// Layers run one after another, held by value:
+///
+///     kfac::Rng rng(42);
+///     kfac::Sequential model(kfac::Linear<float>(2, 32, rng), kfac::ReLU<float>{},
+///                            kfac::Linear<float>(32, 2, rng));
+///     const auto& outputs = model.forward(x);       // 2 x batch -> 2 x batch
+///     model.backward(loss.gradient(outputs, y));    // model.gradient() is now the loss's
+///
+/// A Sequential is itself a layer. (A compiler may evaluate the arguments of a call in any order:
+/// with braces, `Sequential model{...}`, layers draw from `rng` first to last everywhere.)
+template <Layer First, Layer... Rest>
+class Sequential
+    : public detail::TupleChain<Sequential<First, Rest...>, RunTimeSizes, First, Rest...> {
+ public:
+  explicit Sequential(First first, Rest... rest)
+      : detail::TupleChain<Sequential, RunTimeSizes, First, Rest...>(std::move(first),
+                                                                     std::move(rest)...) {}
 };
 
 }  // namespace kfac

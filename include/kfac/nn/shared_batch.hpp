@@ -69,12 +69,14 @@ class SharedBatch {
     return slice;
   }
 
-  /// The columns of `count` consecutive examples. \pre in_memory(), unless they are the first
+  /// The columns of `count` consecutive examples.
   SharedBatch examples(Index first, Index count) const {
-    eigen_assert(in_memory() || first == 0);
     SharedBatch slice = *this;
     slice.columns_ = count * positions_;
-    if (in_memory()) slice.data_ += first * positions_ * (order_ == Order::RowMajor ? 1 : stride_);
+    if (in_memory())
+      slice.data_ += first * positions_ * (order_ == Order::RowMajor ? 1 : stride_);
+    else
+      slice.first_example_ += first;
     return slice;
   }
 
@@ -86,7 +88,8 @@ class SharedBatch {
     const Index step = source_->examples_at_once();
     for (Index first = 0; first < batch(); first += step) {
       const Index count = std::min(step, batch() - first);
-      body(source_->columns_of(first, count).features(first_feature_, features_), first);
+      body(source_->columns_of(first_example_ + first, count).features(first_feature_, features_),
+           first);
     }
   }
 
@@ -120,7 +123,7 @@ class SharedBatch {
   Index stride_ = 0;
   Order order_ = Order::ColumnMajor;
   const ColumnSource<S>* source_ = nullptr;
-  Index first_feature_ = 0;  // of what the source makes
+  Index first_feature_ = 0, first_example_ = 0;  // of what the source makes
 };
 
 }  // namespace kfac

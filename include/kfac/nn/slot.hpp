@@ -24,6 +24,9 @@ concept ContainerLayer = Layer<L> &&
 template <Layer L>
 class Slot {
   static_assert(LeafLayer<L> || ContainerLayer<L>, "a layer has parameters() or is a container");
+  static_assert(detail::memory_use_of<L>().in_place == InPlace::Never ||
+                    std::derived_from<L, ParameterFree<typename L::Scalar>>,
+                "a layer that works in place has no parameters (ParameterFree)");
 
  public:
   using Scalar = typename L::Scalar;
@@ -35,6 +38,13 @@ class Slot {
   const L& layer() const { return layer_; }
 
   Index parameter_count() const { return layer_.parameter_count(); }
+
+  MemoryUse memory_use() const {
+    if constexpr (requires { layer_.memory_use(); })
+      return layer_.memory_use();
+    else
+      return {};
+  }
 
   /// \throws ShapeError, naming this layer, if it cannot take `shape`
   Shape output_shape(const Shape& shape) const {

@@ -87,7 +87,7 @@ class AdaptiveMoments : public GradientRule<AdaptiveMoments<S, Options>, S, Opti
         next_square_(mean_) {}
 
  private:
-  void propose(const AdamValues<S>& now, Vector<S>& delta) {
+  void propose(const AdamValues<S>& now, VectorMap<S>& delta) {
     next_mean_ = now.beta1 * mean_ + (S(1) - now.beta1) * delta;
     next_square_ = now.beta2 * square_ + (S(1) - now.beta2) * delta.cwiseAbs2();
     next_mean_weight_ = next_weight(mean_weight_, now.beta1);

@@ -58,7 +58,7 @@ class GradientRule {
     step_.set_decayed(options_.decays);
   }
 
-  Vector<S> zeros() const { return Vector<S>::Zero(step_.delta().size()); }
+  Vector<S> zeros() { return Vector<S>::Zero(step_.delta().size()); }
   StepReport<S>& report() { return step_.report(); }
 
  private:
@@ -68,7 +68,7 @@ class GradientRule {
   void take(const Values& values, std::optional<S> loss) {
     if (!step_.begin(loss, steps_)) return;
     step_.report().learning_rate = values.learning_rate;
-    Vector<S>& delta = step_.delta();
+    VectorMap<S>& delta = step_.delta();
     delta = step_.clip(values.gradient_clip) * step_.gradient();
     if (!values.decoupled) step_.add_parameters(values.weight_decay, delta);
     derived().propose(values, delta);

@@ -61,14 +61,22 @@ class KfacOptimizer {
         preconditioner_(model, options_.preconditioner(), blocks),
         two_level_(model.layers(), preconditioner_.layers(), options_.two_level),
         objective_(model_, loss_),
-        step_(model),
+        step_(model, ParameterStep<Scalar>::Delta::InGradient),
         rates_(step_.layers(), options_.groups),
-        memory_(options_.momentum_type, step_.delta().size()),
+        memory_(options_.momentum_type, step_.delta().size(),
+                {options_.uses_velocity(), !options_.decoupled_weight_decay}),
         rng_(options_.seed),
-        raw_gradient_(Vector<Scalar>::Zero(step_.delta().size())),
         damping_(values_.damping),
         gamma_(std::sqrt(damping_ + coupled_decay())) {
     step_.set_decayed(options_.decays);
+    for (const LayerView<Scalar>& layer : step_.layers()) {
+      const auto& curvatures = preconditioner_.layers();
+      const auto found = std::ranges::find_if(curvatures, [&](const auto& curvature) {
+        return curvature->layer().gradient.data() == layer.gradient.data() &&
+               layer.gradient.size() > 0;
+      });
+      curvature_of_layer_.push_back(static_cast<std::size_t>(found - curvatures.begin()));
+    }
   }
   ~KfacOptimizer() = default;
   KfacOptimizer(const KfacOptimizer&) = delete;
@@ -107,6 +115,7 @@ class KfacOptimizer {
       raise<StateError>(
           "kfac::KfacOptimizer::calibrate_damping: 'damping_adaptation' is off, expected every > "
           "0");
+    const ParallelScope parallel(preconditioner_.pool());
     const Part part{x, Shape{x.rows()}, y};
     if (!measure(std::span<const Part>(&part, 1))) return damping_;
     Scalar last_change = 0;
@@ -150,7 +159,31 @@ class KfacOptimizer {
 
   /// A table of the layers that have parameters: how each is stepped, and what that costs.
   std::string summary() const {
-    return kfac::summary(step_.layers(), preconditioner_.layers(), rates_.groups());
+    return kfac::summary(step_.layers(), preconditioner_.layers(), rates_.groups()) +
+           text_of(memory());
+  }
+  /// What it keeps from step to step, once it has taken some; without a coarse space.
+  TrainingMemory memory() const {
+    const Index parameters = model_.parameter_count();
+    const bool may_take_back = options_.rejection.enabled || options_.damping_adaptation.every > 0;
+    const bool has_direction = options_.decoupled_weight_decay || options_.bounds_norm();
+    const Index vectors = Index{options_.uses_quadratic_model()} + Index{may_take_back} +
+                          Index{has_direction} +
+                          Index{options_.two_level.space != CoarseSpace::None};
+    const auto bytes = [](Index numbers) { return static_cast<double>(numbers) * sizeof(Scalar); };
+    TrainingMemory memory;
+    memory.parameters = memory.gradient = bytes(parameters);
+    memory.optimizer = bytes(memory_.size() + vectors * parameters);
+    for (const auto& layer : preconditioner_.layers())
+      for (const auto& block : layer->blocks()) {
+        const BlockCost cost = block->cost();
+        memory.factors += cost.bytes - cost.inverse_bytes;
+        memory.inverses += cost.inverse_bytes;
+        if (options_.asynchronous_inverses && layer->layer().kronecker)
+          memory.inverses +=
+              bytes(block->columns() * block->columns() + block->outputs() * block->outputs());
+      }
+    return memory;
   }
 
   /// Everything that steps change but the model: for a run to be resumed as if it had not stopped.
@@ -170,6 +203,7 @@ class KfacOptimizer {
   using Part = typename BatchObjective<Model, LossType>::Part;
 
   const StepReport<Scalar>& step_on(std::span<const Part> parts) {
+    const ParallelScope parallel(preconditioner_.pool());
     if (!measure(parts)) return step_.report();
     StepReport<Scalar>& report = step_.report();
     if (steps_ < options_.burn_in) {
@@ -184,7 +218,7 @@ class KfacOptimizer {
     if (report.rejected)
       memory_.stop(0, step_.delta().size());  // or it would go uphill again
     else
-      memory_.accept(scale_of_change_);
+      memory_.accept(scale_of_change_, step_.delta());
     if (adapts) damping_ = options_.damping_adaptation.adapted(damping_, rho);
     if (report.rejected && options_.damping_adaptation.every > 0)
       damping_ =
@@ -213,7 +247,7 @@ class KfacOptimizer {
     StepReport<Scalar>& report = step_.report();
     report.damping = damping_;
     step_.add_parameters(coupled_decay(), step_.gradient());
-    raw_gradient_ = step_.gradient();
+    if (options_.uses_quadratic_model()) raw_gradient_ = step_.gradient();
     lap(seconds_.update);
 
     if (options_.gamma_search.every == 0) gamma_ = std::sqrt(damping_ + coupled_decay());
@@ -257,18 +291,37 @@ class KfacOptimizer {
       step_.add_parameters((1 - clip) * coupled_decay(), v);  // of the loss's gradient alone
     }
     memory_.before(v, values_.momentum);
-    seen_gradient_ = v;
-    const auto inverse = [this](const auto&) { preconditioner_.precondition(); };
     if (options_.two_level.space == CoarseSpace::None)
-      preconditioner_.precondition();
+      precondition_by_layers();
     else
-      two_level_.precondition(damping, v, inverse);
+      precondition_by_two_levels(damping);
     memory_.after(v, values_.momentum, values_.second_moment_decay, values_.epsilon);
     rates_.scale(step_, v);  // only now: a division by the root of squares would take it back
-    rates_.scale(step_, seen_gradient_);
-    decrease_ = v.dot(seen_gradient_);
     step_.report().preconditioner_damping = damping;
     lap(seconds_.precondition);
+  }
+
+  void precondition_by_layers() {
+    if (!clips_kl()) return preconditioner_.precondition();
+    preconditioner_.precondition_with_dots(dots_);
+    decrease_ = 0;
+    rates_.for_each_scale(step_, [&](std::size_t layer, Scalar scale, Index offset, Index size) {
+      const std::size_t curvature = curvature_of_layer_[layer];
+      const Scalar dot = curvature < dots_.size()
+                             ? dots_[curvature]
+                             : step_.gradient().segment(offset, size).squaredNorm();
+      decrease_ += scale * scale * dot;
+    });
+  }
+  void precondition_by_two_levels(Scalar damping) {
+    VectorMap<Scalar>& v = step_.gradient();
+    seen_gradient_ = v;
+    two_level_.precondition(damping, v, [this](const auto&) { preconditioner_.precondition(); });
+    decrease_ = 0;
+    rates_.for_each_scale(step_, [&](std::size_t, Scalar scale, Index offset, Index size) {
+      decrease_ +=
+          scale * scale * v.segment(offset, size).dot(seen_gradient_.segment(offset, size));
+    });
   }
 
   /// With the gamma there is, or the best of three if it is time to look.
@@ -320,10 +373,13 @@ class KfacOptimizer {
     return model.minimum(static_cast<double>(damping_), rate, momentum);
   }
 
-  Scalar kl_scale(Scalar rate) const {
+  bool clips_kl() const {
     const bool is_natural = options_.momentum_type != MomentumType::Adam &&
                             options_.momentum_type != MomentumType::RmsProp;
-    if (options_.adaptive_learning_rate || !is_natural || !(values_.kl_clip > 0)) return 1;
+    return !options_.adaptive_learning_rate && is_natural && values_.kl_clip > 0;
+  }
+  Scalar kl_scale(Scalar rate) const {
+    if (!clips_kl()) return 1;
     if (!(rate * rate * decrease_ > values_.kl_clip)) return 1;
     return std::sqrt(values_.kl_clip / decrease_) / rate;
   }
@@ -345,7 +401,7 @@ class KfacOptimizer {
     }
     report.learning_rate = rate;
     report.momentum = momentum;
-    Vector<Scalar>& delta = step_.delta();
+    VectorMap<Scalar>& delta = step_.delta();
     memory_.change(step_.gradient(), rate * report.kl_scale, momentum, delta);
     report.norm_scale = scale_of_change_ = norm_scale(delta);
     if (scale_of_change_ != 1) delta *= scale_of_change_;
@@ -375,7 +431,7 @@ class KfacOptimizer {
   }
 
   /// By how much the norm constraint shortens a change.
-  Scalar norm_scale(const Vector<Scalar>& delta) {
+  Scalar norm_scale(const VectorMap<Scalar>& delta) {
     if (!(values_.norm_constraint > 0)) return 1;
     direction_ = delta;
     preconditioner_.multiply(direction_);
@@ -457,8 +513,10 @@ class KfacOptimizer {
   LayerRates<Scalar> rates_;
   MomentumRule<Scalar> memory_;
   Rng rng_;
-  Vector<Scalar> raw_gradient_;   // with weight decay, before anything is done to it
-  Vector<Scalar> seen_gradient_;  // what was preconditioned
+  Vector<Scalar> raw_gradient_;                  // with weight decay, before anything is done to it
+  Vector<Scalar> seen_gradient_;                 // what was preconditioned, by two levels
+  std::vector<std::size_t> curvature_of_layer_;  // its index in the preconditioner, or past its end
+  std::vector<Scalar> dots_;  // of each of those: what was preconditioned with what it became
   Vector<Scalar> direction_;
   Scalar damping_;
   Scalar gamma_;

@@ -71,9 +71,14 @@ struct KfacOptions {
   /// Inverses from one full decomposition to the next of kinds that have an eigenbasis, >= 1; in
   /// between the basis is tracked by a step of orthogonal iteration.
   Index decompose_every = 1;
-  bool stagger_inverses = false;  ///< spread over the steps of a period, a few layers each
-  Index inverse_threads = 0;      ///< as `PreconditionerOptions`; 0: none
-  bool deterministic = true;      ///< with threads: as `PreconditionerOptions`
+  bool stagger_inverses = false;       ///< spread over the steps of a period, a few layers each
+  bool asynchronous_inverses = false;  ///< made while steps go on, one period staler at most
+  /// Where asynchronous: whether a run gives the same numbers each time, because new inverses wait
+  /// for the end of their period. Else they are used as soon as they are ready.
+  bool deterministic = true;
+  /// Threads that a step uses in all, the calling one among them; 0: as many as the machine has.
+  /// The numbers do not depend on it. With 1, work is split as the caller's `ParallelScope` says.
+  Index threads = 1;
   Index burn_in = 0;  ///< first steps, which update the running averages and nothing else; >= 0
 
   // Step control.
@@ -117,10 +122,22 @@ struct KfacOptions {
             .factor_fraction = factor_fraction,
             .decompose_every = decompose_every,
             .stagger_inverses = stagger_inverses,
-            .inverse_threads = inverse_threads,
+            .asynchronous_inverses = asynchronous_inverses,
             .deterministic = deterministic,
+            .threads = threads,
             .sharing = sharing,
             .groups = groups};
+  }
+
+  /// Whether steps have a momentum, which wants memory of the size of the parameters.
+  bool uses_velocity() const {
+    return adaptive_momentum || !momentum.is_constant() || momentum(0) != 0;
+  }
+  bool bounds_norm() const { return !norm_constraint.is_constant() || norm_constraint(0) > 0; }
+  /// Whether changes may be judged by the quadratic model, which wants a copy of the gradient.
+  bool uses_quadratic_model() const {
+    return adaptive_learning_rate || adaptive_momentum || damping_adaptation.every > 0 ||
+           gamma_search.every > 0;
   }
 
   /// Constants, and what schedules give at step 0. \throws OptionError

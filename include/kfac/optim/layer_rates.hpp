@@ -31,26 +31,27 @@ class LayerRates {
   /// Multiplies a vector of all parameters with the scales.
   template <class Flat>
   void scale(const ParameterStep<S>& step, Flat& flat) const {
-    for_each_scale(step, [&](S scale, Index offset, Index size) {
+    for_each_scale(step, [&](std::size_t, S scale, Index offset, Index size) {
       if (scale != 1) flat.segment(offset, size) *= scale;
     });
   }
   /// Layers that are to stay where they are do not coast either.
   void stop_frozen(const ParameterStep<S>& step, MomentumRule<S>& memory) const {
-    for_each_scale(step, [&](S scale, Index offset, Index size) {
+    for_each_scale(step, [&](std::size_t, S scale, Index offset, Index size) {
       if (scale == 0) memory.stop(offset, size);
     });
   }
-
- private:
+  /// Calls body(layer index, scale, offset of its parameters in flat vectors, how many).
   template <class Body>
   void for_each_scale(const ParameterStep<S>& step, Body&& body) const {
     std::size_t index = 0;
     step.for_each_layer([&](const LayerView<S>& layer, Index offset) {
-      body(scales_[index++], offset, layer.parameters.size());
+      body(index, scales_[index], offset, layer.parameters.size());
+      ++index;
     });
   }
 
+ private:
   std::vector<const LayerGroup<S>*> groups_;
   std::vector<S> scales_;
 };

@@ -26,19 +26,33 @@ enum class MomentumType {
 template <RealScalar S>
 class MomentumRule {
  public:
-  MomentumRule(MomentumType type, Index parameters) : type_(type) {
+  /// What is remembered of the last step beside what the type needs.
+  struct Uses {
+    bool velocity = true;  ///< false where the momentum is always 0
+    /// Whether the change that is taken into the memory is the velocity itself, but for Nesterov's.
+    bool change_is_velocity = false;
+  };
+
+  MomentumRule(MomentumType type, Index parameters) : MomentumRule(type, parameters, Uses()) {}
+  MomentumRule(MomentumType type, Index parameters, const Uses& uses) : type_(type) {
     const auto zero = [&](bool used) { return Vector<S>(Vector<S>::Zero(used ? parameters : 0)); };
     const bool has_mean = type == MomentumType::AveragedGradient || type == MomentumType::Adam;
     const bool has_square = type == MomentumType::Adam || type == MomentumType::RmsProp;
-    velocity_ = zero(!has_mean);
+    velocity_ = zero(!has_mean && uses.velocity);
+    change_is_velocity_ = uses.change_is_velocity && type != MomentumType::Nesterov;
     mean_ = zero(has_mean);
     square_ = zero(has_square);
-    next_velocity_ = velocity_;
+    next_velocity_ = zero(has_velocity() && !change_is_velocity_);
     next_mean_ = mean_;
     next_square_ = square_;
   }
 
   MomentumType type() const { return type_; }
+  /// How many numbers are remembered.
+  Index size() const {
+    return velocity_.size() + mean_.size() + square_.size() + next_velocity_.size() +
+           next_mean_.size() + next_square_.size();
+  }
   /// Whether the last velocity is part of the next change.
   bool has_velocity() const { return velocity_.size() > 0; }
   /// That velocity; for heavy ball the last change. \pre has_velocity()
@@ -68,10 +82,14 @@ class MomentumRule {
     v.array() /= (next_square_.array() / (S(1) - next_square_weight_)).sqrt() + epsilon;
   }
 
-  /// Writes the change of the parameters.
-  void change(const VectorMap<S>& v, S learning_rate, S momentum, Vector<S>& delta) {
+  /// Writes the change of the parameters, which may be in the memory of v.
+  void change(const VectorMap<S>& v, S learning_rate, S momentum, VectorMap<S> delta) {
     if (!has_velocity()) {
       delta = -learning_rate * v;
+      return;
+    }
+    if (change_is_velocity_) {
+      delta = momentum * velocity_ - learning_rate * v;
       return;
     }
     next_velocity_ = momentum * velocity_ - learning_rate * v;
@@ -81,9 +99,12 @@ class MomentumRule {
       delta = next_velocity_;
   }
 
-  /// Takes the step into the memory, in which the change was made `scale` times as long.
-  void accept(S scale) {
-    if (has_velocity()) {
+  /// Takes the step into the memory, in which the change was made `scale` times as long and became
+  /// `delta`.
+  void accept(S scale, const VectorMap<S>& delta) {
+    if (has_velocity() && change_is_velocity_) {
+      velocity_ = delta;
+    } else if (has_velocity()) {
       velocity_.swap(next_velocity_);
       if (scale != 1) velocity_ *= scale;
     }
@@ -110,6 +131,7 @@ class MomentumRule {
   S power_of(S momentum) { return next_weight_ = weight_ * momentum; }
 
   MomentumType type_;
+  bool change_is_velocity_ = false;
   Vector<S> velocity_, mean_, square_;
   Vector<S> next_velocity_, next_mean_, next_square_;
   S weight_ = 1, square_weight_ = 1;  // of the start in `mean_` and `square_`

@@ -23,20 +23,29 @@ using ParameterPredicate = std::function<bool(const LayerView<S>&, const Paramet
 template <RealScalar S>
 class ParameterStep {
  public:
+  /// Where the change of the parameters is made.
+  enum class Delta {
+    Apart,       ///< in memory of its own
+    InGradient,  ///< in that of the gradient, which is lost
+  };
+
   template <class Model>
-  explicit ParameterStep(Model& model)
+  explicit ParameterStep(Model& model, Delta delta = Delta::Apart)
       : layers_(model.layers()),
         gradient_(model.gradient()),
-        delta_(Vector<S>::Zero(gradient_.size())) {
+        own_delta_(Vector<S>::Zero(delta == Delta::Apart ? gradient_.size() : 0)),
+        delta_(delta == Delta::Apart ? own_delta_.data() : gradient_.data(), gradient_.size()) {
     report_.layer_gradient_norms.assign(layers_.size(), S(0));
     report_.layer_step_norms.assign(layers_.size(), S(0));
     set_decayed({});
   }
+  ~ParameterStep() = default;
+  ParameterStep(const ParameterStep&) = delete;
+  ParameterStep& operator=(const ParameterStep&) = delete;
 
   const std::vector<LayerView<S>>& layers() const { return layers_; }
   VectorMap<S>& gradient() { return gradient_; }
-  Vector<S>& delta() { return delta_; }
-  const Vector<S>& delta() const { return delta_; }
+  VectorMap<S>& delta() { return delta_; }
   StepReport<S>& report() { return report_; }
 
   /// Calls body(layer, offset of its parameters in the flat vectors).
@@ -214,7 +223,8 @@ class ParameterStep {
   std::vector<LayerView<S>> layers_;
   std::vector<Decayed> decayed_;
   VectorMap<S> gradient_;
-  Vector<S> delta_;
+  Vector<S> own_delta_;
+  VectorMap<S> delta_;
   Vector<S> before_;  // the parameters before a step; empty until it is asked for
   StepReport<S> report_;
 };

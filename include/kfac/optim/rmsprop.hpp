@@ -61,7 +61,7 @@ class RmsProp : public detail::GradientRule<RmsProp<S>, S, RmsPropOptions<S>> {
         next_velocity_(square_) {}
 
  private:
-  void propose(const typename RmsPropOptions<S>::Values& now, Vector<S>& delta) {
+  void propose(const typename RmsPropOptions<S>::Values& now, VectorMap<S>& delta) {
     this->report().momentum = now.momentum;
     next_square_ = now.smoothing * square_ + (S(1) - now.smoothing) * delta.cwiseAbs2();
     next_velocity_ = now.momentum * velocity_ +

@@ -62,7 +62,7 @@ class Sgd : public detail::GradientRule<Sgd<S>, S, SgdOptions<S>> {
       : Base(model, std::move(options)), velocity_(this->zeros()), next_velocity_(velocity_) {}
 
  private:
-  void propose(const typename SgdOptions<S>::Values& now, Vector<S>& delta) {
+  void propose(const typename SgdOptions<S>::Values& now, VectorMap<S>& delta) {
     this->report().momentum = now.momentum;
     next_velocity_ = now.momentum * velocity_ + delta;
     if (now.nesterov)

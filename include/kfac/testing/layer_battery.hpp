@@ -11,6 +11,7 @@
 #include <kfac/core/random.hpp>
 #include <kfac/nn/any_layer.hpp>
 #include <kfac/testing/layer_check.hpp>
+#include <kfac/testing/memory_use_check.hpp>
 #include <kfac/testing/relative_error.hpp>
 
 namespace kfac::testing {
@@ -54,7 +55,7 @@ class LayerBattery {
   }
 
   /// `twice_differentiable` as far as the type of the layer says.
-  LayerCheck run(bool twice_differentiable) {
+  LayerCheck run(bool twice_differentiable, Rng& rng) {
     forward(x_, scratch_);
     const Pullback pullback = backward(true, true);
     const Matrix<S> input_tangent = tangent(true, false);
@@ -73,10 +74,10 @@ class LayerBattery {
     check.null_requests = null_requests(pullback, input_tangent, parameter_tangent);
     check.repeatability = repeatability();
     check.kronecker = kronecker();
-    if (twice_differentiable && std::ranges::all_of(views_, [](const LayerView<S>& leaf) {
-          return leaf.twice_differentiable;
-        }))
-      check.backward_tangent = backward_tangent();
+    twice_differentiable &= std::ranges::all_of(
+        views_, [](const LayerView<S>& leaf) { return leaf.twice_differentiable; });
+    check.memory_use = MemoryUseCheck<S>(layer_, shape_, x_, rng).error(twice_differentiable);
+    if (twice_differentiable) check.backward_tangent = backward_tangent();
     return check;
   }
 
@@ -329,13 +330,13 @@ class LayerBattery {
 /// Checks that `layer` is what the Layer concept says, at the batch `x` (`shape.size() x
 /// examples`): its gradients and tangents, and the tangents of its gradients if it has them,
 /// against central differences and each other, requests for some results only, and what it
-/// announces. Also for containers. Give a layer with kinks an `x` away from them. \throws what the
-/// layer throws for `shape`
+/// announces, and what it says of its use of memory. Also for containers. Give a layer with kinks
+/// an `x` away from them. \throws what the layer throws for `shape`
 template <Layer L>
 LayerCheck check_layer(L layer, const Shape& shape, const Matrix<typename L::Scalar>& x, Rng& rng) {
   using S = typename L::Scalar;
   return detail::LayerBattery<S>(AnyLayer<S>(std::move(layer)), shape, x, rng)
-      .run(TwiceDifferentiableLayer<L>);
+      .run(TwiceDifferentiableLayer<L>, rng);
 }
 
 /// The same at `batch` random examples. Their entries are distinct, none is zero, and they are as

@@ -245,6 +245,28 @@ TEST_CASE("CurvatureBlock: a tracked basis stays near the one that is decomposed
   });
 }
 
+TEST_CASE("CurvatureBlock: a tracked basis that leaves too much off the diagonal is decomposed") {
+  for_each_kind([](const Kind& kind) {
+    if (!kind.has_basis) return;
+    BlockOptions<double> strict = options(), lenient = options();
+    strict.decompose_every = lenient.decompose_every = 100;
+    strict.track_tolerance = 1e-12;
+    lenient.track_tolerance = 1e3;
+    const BlockPtr full = kind.make(options()), decomposed = kind.make(strict),
+                   tracked = kind.make(lenient);
+    for (int number = 0; number < 5; ++number)
+      for (const BlockPtr* block : {&full, &decomposed, &tracked}) {
+        feed(**block, number, 0.4);
+        REQUIRE((*block)->refresh_inverse(0.1));
+      }
+    CHECK(preconditioned(*decomposed) == preconditioned(*full));
+    CHECK(relative_error(preconditioned(*tracked), preconditioned(*full)) > 1e-12);
+  });
+  BlockOptions<double> wrong = options();
+  wrong.track_tolerance = -1;
+  CHECK_THROWS_AS(KroneckerBlock<double>(wrong), OptionError);
+}
+
 TEST_CASE("CurvatureBlock: a block with another's state goes on as that one, bit by bit") {
   for_each_kind([](const Kind& kind) {
     BlockOptions<double> tracking = options();

@@ -50,13 +50,19 @@ void check_passes(L layer, const Shape& shape) {
       layer.backward(in, out, grad_output, &grad_input, &grad_parameters, scratch, Mode{});
     };
     if (!warm) passes();
-    warm = true;
     CHECK(allocations_in(passes) == Allocations{});
     if constexpr (KroneckerLayer<L>) {
-      RunningCovariance<float> factor(layer.kronecker_structure().inputs, true);
-      const SharedBatch<float> input = layer.kronecker_input(in, scratch);
-      CHECK(allocations_in([&] { factor.add(input, 1.0f); }) == Allocations{});
+      const KroneckerStructure sizes = layer.kronecker_structure();
+      RunningCovariance<float> inputs(sizes.inputs * sizes.groups, true);
+      RunningCovariance<float> gradients(sizes.outputs * sizes.groups, false);
+      const auto factors = [&] {
+        inputs.add(layer.kronecker_input(in, scratch), 1.0f);
+        gradients.add(layer.kronecker_output_gradient(grad_output, scratch), 1.0f);
+      };
+      if (!warm) factors();
+      CHECK(allocations_in(factors) == Allocations{});
     }
+    warm = true;
   }
 }
 

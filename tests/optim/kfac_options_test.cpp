@@ -77,6 +77,11 @@ void threaded(KfacOptions<double>& o) {
   o.asynchronous_inverses = true;
   o.threads = 2;
 }
+void tracking(KfacOptions<double>& o) {
+  spectral(o);
+  o.decompose_every = 3;
+  o.track_tolerance = 10;
+}
 void two_level(KfacOptions<double>& o) {
   o.inverse_every = 2;
   o.two_level.space = CoarseSpace::Spectral;
@@ -116,7 +121,8 @@ const std::vector<Switch> kSwitches{
     {"moments_every", spectral, [](auto& o) { o.moments_every = 3; }},
     {"factor_decay", nothing, [](auto& o) { o.factor_decay = 0.3; }},
     {"factor_fraction", nothing, [](auto& o) { o.factor_fraction = 0.5; }},
-    {"decompose_every", spectral, [](auto& o) { o.decompose_every = 3; }},
+    {"decompose_every", tracking, [](auto& o) { o.decompose_every = 1; }},
+    {"track_tolerance", tracking, [](auto& o) { o.track_tolerance = 0; }},
     {"stagger_inverses", nothing, [](auto& o) { o.stagger_inverses = true; }},
     {"asynchronous_inverses", threaded, [](auto& o) { o.asynchronous_inverses = false; }},
     {"deterministic", threaded, [](auto& o) { o.deterministic = false; }},

@@ -22,6 +22,9 @@ struct BlockOptions {
   /// Refreshes of an eigenbasis from one full decomposition to the next, >= 1; in between the basis
   /// is tracked by a step of orthogonal iteration, which is several times cheaper.
   Index decompose_every = 1;
+  /// How far from diagonal a factor may be in a tracked basis, as `SymmetricEigen::residual`
+  /// measures it, before it is decomposed after all; >= 0.
+  S track_tolerance = S(0.1);
   /// What Kronecker factors do with positions that share the weights.
   WeightSharing sharing = WeightSharing::Expand;
   /// How the loss was reduced whose gradients are given to `KroneckerBlock::accumulate`.
@@ -38,6 +41,7 @@ struct BlockOptions {
     detail::check_option(factor_decay >= 0 && factor_decay < 1, where, "factor_decay", factor_decay,
                          "in [0, 1)");
     detail::check_option(decompose_every >= 1, where, "decompose_every", decompose_every, ">= 1");
+    detail::check_option(track_tolerance >= 0, where, "track_tolerance", track_tolerance, ">= 0");
     gradient_scale.validate(where);
   }
 };

@@ -32,6 +32,9 @@ struct PreconditionerOptions {
   /// Inverses from one full decomposition to the next of kinds that have an eigenbasis, >= 1; in
   /// between the basis is tracked by a step of orthogonal iteration.
   Index decompose_every = 1;
+  /// How far from diagonal a factor may be in a tracked basis before it is decomposed after all, as
+  /// the share of its norm that is not on the diagonal; >= 0.
+  S track_tolerance = S(0.1);
   bool stagger_inverses = false;  ///< spread over the steps of a period, a few layers each
   /// Inverses are made while steps go on with those there are, which makes them one period staler
   /// at most. It takes `threads` > 1 to gain by it.
@@ -53,6 +56,7 @@ struct PreconditionerOptions {
   void validate(const char* where) const {
     at(where, 0);
     detail::check_option(decompose_every >= 1, where, "decompose_every", decompose_every, ">= 1");
+    detail::check_option(track_tolerance >= 0, where, "track_tolerance", track_tolerance, ">= 0");
     detail::check_option(threads >= 0, where, "threads", threads, ">= 0");
     gradient_scale.validate(where);
     for (const LayerGroup<S>& group : groups) group.validate(where);
@@ -119,6 +123,7 @@ class Preconditioner {
     prototype.factor_decay = values_.factor_decay;
     prototype.pi = options_.pi;
     prototype.decompose_every = options_.decompose_every;
+    prototype.track_tolerance = options_.track_tolerance;
     prototype.sharing = options_.sharing;
     prototype.gradient_scale = options_.gradient_scale;
     for (const LayerView<S>& layer : model.layers()) {

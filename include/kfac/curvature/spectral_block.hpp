@@ -63,9 +63,7 @@ class SpectralBlock : public CurvatureBlock<S> {
     on_copied_factors();
   }
   bool do_compute_inverse() override {
-    if (makes_basis_ &&
-        !(tracks_ ? next_.track(next_a_, next_g_) : next_.compute(next_a_, next_g_)))
-      return false;
+    if (makes_basis_ && !track() && !next_.compute(next_a_, next_g_)) return false;
     if (next_damping_ > 0) return true;
     return !SpectralMatrix<S>(makes_basis_ ? next_ : eigen_, S(0)).singular();
   }
@@ -74,6 +72,11 @@ class SpectralBlock : public CurvatureBlock<S> {
     if (!makes_basis_) return;
     std::swap(eigen_, next_);
     on_new_basis();
+  }
+  /// False if it is not to be tracked, or went too far from the factors.
+  bool track() {
+    return tracks_ && next_.track(next_a_, next_g_) &&
+           next_.residual() <= Base::options().track_tolerance;
   }
   bool do_set_damping(S damping) override {
     damping_ = damping;

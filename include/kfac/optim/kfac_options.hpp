@@ -71,6 +71,9 @@ struct KfacOptions {
   /// Inverses from one full decomposition to the next of kinds that have an eigenbasis, >= 1; in
   /// between the basis is tracked by a step of orthogonal iteration.
   Index decompose_every = 1;
+  /// How far from diagonal a factor may be in a tracked basis before it is decomposed after all, as
+  /// the share of its norm that is not on the diagonal; >= 0.
+  S track_tolerance = S(0.1);
   bool stagger_inverses = false;       ///< spread over the steps of a period, a few layers each
   bool asynchronous_inverses = false;  ///< made while steps go on, one period staler at most
   /// Where asynchronous: whether a run gives the same numbers each time, because new inverses wait
@@ -121,6 +124,7 @@ struct KfacOptions {
             .factor_decay = factor_decay,
             .factor_fraction = factor_fraction,
             .decompose_every = decompose_every,
+            .track_tolerance = track_tolerance,
             .stagger_inverses = stagger_inverses,
             .asynchronous_inverses = asynchronous_inverses,
             .deterministic = deterministic,

@@ -86,11 +86,14 @@ nlohmann::ordered_json to_json(const Run& run, const Schedule& schedule, const W
                                {"inverses", memory.inverses},
                                {"activations", memory.activations},
                                {"expected", memory.total()},
+                               {"predicted", measured.predicted_bytes},
                                {"peak", nullptr},
-                               {"ratio", nullptr}};
+                               {"ratio", nullptr},
+                               {"predicted_ratio", nullptr}};
   if (measured.bytes > 0) {
     bytes["peak"] = measured.bytes;
     bytes["ratio"] = static_cast<double>(measured.bytes) / memory.total();
+    bytes["predicted_ratio"] = measured.predicted_bytes / static_cast<double>(measured.bytes);
   }
   return {
       {"workload", workload.name()},
@@ -178,8 +181,10 @@ void print(const Run& run, const Schedule& schedule, const Workload& workload,
       1e-6 * memory.activations, 1e-6 * memory.total());
   if (measured.bytes > 0) {
     const auto bytes = static_cast<double>(measured.bytes);
-    std::printf("heap at its peak %.3f, peak / expected %.2f\n", 1e-6 * bytes,
-                bytes / memory.total());
+    std::printf(
+        "heap at its peak %.3f, peak / expected %.3f; predicted %.3f, predicted / peak %.3f\n",
+        1e-6 * bytes, bytes / memory.total(), 1e-6 * measured.predicted_bytes,
+        measured.predicted_bytes / bytes);
   }
 }
 

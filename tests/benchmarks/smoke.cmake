@@ -13,12 +13,30 @@ function(check workload unit)
     message(FATAL_ERROR "${workload}: ${steps} steps, expected 4: whole periods of two")
   endif()
   foreach(field "ms;best" "ms;median" "ms;cpu" floor_ms ratio sgd_ms "bytes;expected"
-                "product_gflops;best" "breakdown_ms;forward" "breakdown_ms;update")
+                "bytes;predicted" "product_gflops;best" "breakdown_ms;forward"
+                "breakdown_ms;update")
     string(JSON value GET "${json}" ${field})
     if(NOT value GREATER 0)
       message(FATAL_ERROR "${workload}: ${field} is ${value}, expected > 0")
     endif()
   endforeach()
+
+  # Without a sanitizer the heap is measured, and is to be as predicted: of W1, whose objects are as
+  # large as its matrices, within half.
+  string(JSON kind TYPE "${json}" bytes peak)
+  if(kind STREQUAL NUMBER)
+    string(JSON predicted GET "${json}" bytes predicted_ratio)
+    set(least 0.9)
+    set(most 1.1)
+    if(workload STREQUAL W1)
+      set(least 0.5)
+      set(most 1.5)
+    endif()
+    if(predicted LESS least OR predicted GREATER most)
+      message(FATAL_ERROR "${workload}: predicted / peak memory is ${predicted}, expected from "
+                          "${least} to ${most}")
+    endif()
+  endif()
 
   string(JSON forward GET "${json}" operations forward)
   string(JSON backward GET "${json}" operations backward)

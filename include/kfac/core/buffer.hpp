@@ -29,6 +29,8 @@ class Buffer {
     }
     return {storage_.data(), rows, columns};
   }
+  /// For how many numbers there is room once a map of `size` numbers was asked for.
+  static constexpr Index room_for(Index size) { return kGrows ? size : Capacity; }
   /// How many numbers there is room for.
   Index capacity() const { return static_cast<Index>(storage_.size()); }
   S* data() { return storage_.data(); }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include <kfac/core/state.hpp>
@@ -75,8 +76,15 @@ class RunningCovariance {
     if (!has_fresh_) fresh();
     const S keep = running_weight(++commits_, decay);
     const S take = (S(1) - keep) / static_cast<S>(count);
-    for (Index j = 0; j < size(); ++j)
-      average_column(j) = keep * average_column(j) + take * fresh_column(j);
+    for (Index j = 0; j < size(); ++j) {
+      auto average = average_column(j);
+      auto fresh = fresh_column(j);
+      for_each_piece(size() - j, [&](Index first, auto length) {
+        average.template segment<length()>(first) =
+            keep * average.template segment<length()>(first) +
+            take * fresh.template segment<length()>(first);
+      });
+    }
     discard();
   }
 
@@ -106,7 +114,13 @@ class RunningCovariance {
   /// is added, where it may be overwritten. The upper triangle is not to be touched.
   /// \pre !has_fresh()
   MatrixRef<S> working_copy(S scale = S(1)) {
-    for (Index j = 0; j < size(); ++j) fresh_column(j) = scale * average_column(j);
+    for (Index j = 0; j < size(); ++j) {
+      auto average = average_column(j);
+      auto copy = fresh_column(j);
+      for_each_piece(size() - j, [&](Index first, auto count) {
+        copy.template segment<count()>(first) = scale * average.template segment<count()>(first);
+      });
+    }
     return storage_.leftCols(size());
   }
   Index commits() const { return commits_; }
@@ -126,6 +140,16 @@ class RunningCovariance {
   auto average_column(Index j) { return storage_.col(size() - j).head(size() - j); }
   auto average_column(Index j) const { return storage_.col(size() - j).head(size() - j); }
 
+  /// Calls body(first, constant count) for the pieces of a column of so many entries. (Eigen would
+  /// go to the next multiple of a packet's alignment entry by entry, which may be all there are.)
+  template <class Body>
+  static void for_each_piece(Index entries, Body&& body) {
+    Index first = 0;
+    for (; first + 16 <= entries; first += 16) body(first, std::integral_constant<int, 16>());
+    for (; first + 4 <= entries; first += 4) body(first, std::integral_constant<int, 4>());
+    for (; first < entries; ++first) body(first, std::integral_constant<int, 1>());
+  }
+
   /// Walks memory in order, whichever way the columns are stored.
   template <class Columns>
   void add_column_sums(const Columns& columns, S weight, MatrixRef<S> sum) {
@@ -137,8 +161,12 @@ class RunningCovariance {
         const Index count = std::min(kSums, features_ - first);
         Eigen::Array<S, Eigen::Dynamic, 1, 0, kSums, 1> some(count);
         some.setZero();
-        for (Index n = 0; n < columns.cols(); ++n)
-          some += columns.col(n).segment(first, count).array();
+        using Part = Eigen::Map<const Eigen::Array<S, Eigen::Dynamic, 1>>;
+        const auto column = [&](Index n) { return Part(columns.col(n).data() + first, count); };
+        Index n = 0;
+        for (; n + 4 <= columns.cols(); n += 4)  // not to wait for each sum
+          some += (column(n) + column(n + 1)) + (column(n + 2) + column(n + 3));
+        for (; n < columns.cols(); ++n) some += column(n);
         sums.segment(first, count) += weight * some.matrix().transpose();
       }
   }

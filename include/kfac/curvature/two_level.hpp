@@ -84,6 +84,16 @@ class TwoLevel {
   /// How many updates there are in it.
   Index updates() const { return matrix_.commits(); }
 
+  /// How many numbers it takes, once there was an update, of the size of parameters or of so many
+  /// outputs.
+  Index memory_size(Index outputs) const {
+    if (basis_.size() == 0) return 0;
+    Index size = direction_.size() + outputs;
+    for (const auto& own : basis_.columns()) size += own.vectors.size();
+    if (deflated()) return size + basis_.rows() * (1 + 2 * basis_.size());
+    return size + outputs * basis_.size();
+  }
+
   /// Turns the spectral space towards the leading eigenvectors of the layers' blocks as they are
   /// now. Averages of products with the vectors before are of no use: they start anew, and nothing
   /// is corrected until the next `update`. Nothing happens in the other spaces.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <limits>
 
 #include <kfac/core/buffer.hpp>
@@ -85,9 +86,13 @@ class FactoredInverse {
   /// Multiplies `v` (`outputs x inputs`) with the inverse, in place. Returns the inner product of
   /// what it was and what it is then.
   S apply(MatrixRef<S> v) const {
-    a_.multiply_right(v, true);
-    const S product = g_.apply_left(v);
-    a_.multiply_right(v, false);
+    if (v.rows() >= v.cols() || v.size() > Triangle::kFew) return apply(g_, v, a_);
+    // Of what is small, products are the faster the longer their columns are.
+    alignas(64) S copy[static_cast<std::size_t>(Triangle::kFew)];
+    MatrixMap<S> transposed(copy, v.cols(), v.rows());
+    transposed = v.transpose();
+    const S product = apply(a_, transposed, g_);
+    v = transposed.transpose();
     return product;
   }
 
@@ -106,6 +111,14 @@ class FactoredInverse {
   }
 
  private:
+  using Triangle = linalg::InverseTriangle<S>;
+
+  static S apply(const Triangle& left, MatrixRef<S> v, const Triangle& right) {
+    right.multiply_right(v, true);
+    const S product = left.apply_left(v);
+    right.multiply_right(v, false);
+    return product;
+  }
   static void copy_lower(const ConstMatrixRef<S>& factor, Matrix<S>& copy) {
     if (copy.rows() != factor.rows()) copy.setZero(factor.rows(), factor.cols());
     copy.template triangularView<Eigen::Lower>() = factor;
@@ -119,12 +132,12 @@ class FactoredInverse {
   }
 
   bool invert(MatrixRef<S> damped_factor) const {
-    const S ratio = linalg::InverseTriangle<S>::invert(damped_factor);
+    const S ratio = Triangle::invert(damped_factor);
     if (damped_) return ratio > 0;
     return ratio > static_cast<S>(damped_factor.rows()) * std::numeric_limits<S>::epsilon();
   }
 
-  linalg::InverseTriangle<S> a_, g_;
+  Triangle a_, g_;
   Matrix<S> next_a_, next_g_;  // lower triangles; a failed refresh must leave those in use alone
   bool damped_ = false;        // next_a_ and next_g_
   bool computed_ = false;      // next_a_ and next_g_ are inverses

@@ -10,7 +10,8 @@
 namespace kfac::linalg {
 
 /// The inverse of a symmetric positive definite matrix C = L L^T as T^T T with T = L^-1: two thirds
-/// of the work of C^-1 itself, half its memory, and products with it cost the same.
+/// of the work of C^-1 itself, half its memory where it is large, and products with it cost the
+/// same.
 template <RealScalar S>
 class InverseTriangle {
  public:
@@ -18,10 +19,7 @@ class InverseTriangle {
   /// Returns the smallest over the largest squared pivot; 0 if C is not positive definite to
   /// working precision (its contents are then lost).
   static S invert(MatrixRef<S> matrix) {
-    const Index half = detail::first_half(matrix.rows());
-    constexpr Index kLeast{4 * detail::kTriangleLeaf * detail::kTriangleLeaf};
-    S* const scratch =
-        detail::triangle_memory<S>().map(std::max(half * (matrix.rows() - half), kLeast), 1).data();
+    S* const scratch = detail::triangle_memory<S>().map(inversion_size(matrix.rows()), 1).data();
     detail::Pivots<S> pivots;
     if (!detail::invert_cholesky<S>(matrix, scratch, pivots)) return S(0);
     return pivots.smallest / pivots.largest;
@@ -32,8 +30,9 @@ class InverseTriangle {
     const Index size = lower.rows();
     storage_.resize(storage_rows(size), storage_columns(size));
     if (is_whole(size)) {
-      storage_.template triangularView<Eigen::Lower>() = lower;
-      symmetrize_from_lower<S>(storage_);
+      storage_.setZero();
+      for (Index j = 0; j < size; ++j) storage_.col(j).tail(size - j) = lower.col(j).tail(size - j);
+      storage_.rightCols(size) = storage_.leftCols(size).transpose();
       return;
     }
     const detail::PackedTriangle<Matrix<S>> packed(storage_);
@@ -48,25 +47,22 @@ class InverseTriangle {
   /// How many numbers are kept for a C of that size.
   static Index entries(Index size) { return storage_rows(size) * storage_columns(size); }
 
+  /// How many numbers of scratch the thread keeps that inverts a C of that size and applies the
+  /// inverse to so many vectors.
+  static Index scratch_size(Index size, Index vectors) {
+    const Index parts = part_count(vectors);
+    return std::max(inversion_size(size), size * ((vectors + parts - 1) / parts));
+  }
+
   /// V <- C^-1 V. Returns the sum of the squares of T V, which is the inner product of V and C^-1
   /// V.
   S apply_left(MatrixRef<S> v) const {
     S squares = 0;
-    if (is_whole(v.rows()) && v.rows() < v.cols() && v.size() <= kFew) {
-      const auto row = [&](Index i) { return v.row(i); };
-      combine(row);
-      squares = v.squaredNorm();
-      combine_transposed(row);
-      return squares;
-    }
     if (is_whole(v.rows()) && v.size() <= kFew) {
-      for (Index j = 0; j < v.cols(); ++j) {
-        SmallVector x = v.col(j);
-        multiply(x);
-        squares += x.squaredNorm();
-        multiply_transposed(x);
-        v.col(j) = x;
-      }
+      MatrixMap<S> product = detail::triangle_memory<S>().map(v.rows(), v.cols());
+      linalg::multiply(square(false), v, product);
+      squares = product.squaredNorm();
+      linalg::multiply(square(true), product, v);
       return squares;
     }
     for_each_part(v.cols(), [&](Index first, Index count) {
@@ -81,16 +77,10 @@ class InverseTriangle {
   }
   /// V <- V T, or V T^T.
   void multiply_right(MatrixRef<S> v, bool transposed) const {
-    if (is_whole(v.cols()) && v.cols() < v.rows() && v.size() <= kFew) {
-      const auto column = [&](Index j) { return v.col(j); };
-      return transposed ? combine(column) : combine_transposed(column);
-    }
     if (is_whole(v.cols()) && v.size() <= kFew) {
-      for (Index i = 0; i < v.rows(); ++i) {
-        SmallVector x = v.row(i).transpose();
-        transposed ? multiply(x) : multiply_transposed(x);
-        v.row(i) = x.transpose();
-      }
+      MatrixMap<S> product = detail::triangle_memory<S>().map(v.rows(), v.cols());
+      linalg::multiply(v, square(transposed), product);
+      v = product;
       return;
     }
     for_each_part(v.rows(), [&](Index first, Index count) {
@@ -106,31 +96,40 @@ class InverseTriangle {
     visitor.visit_optional("triangle", storage_, storage_rows(size), storage_columns(size));
   }
 
+  /// Up to so many entries of a matrix the triangles' zeros do not matter, nor does a copy of it.
+  static constexpr Index kFew = 1024;
+
  private:
   using Strided = detail::Strided<S>;
   using Result = detail::ProductResult<S>;
   static constexpr detail::Triangle kLower = detail::Triangle::Lower;
   static constexpr detail::Triangle kUpper = detail::Triangle::Upper;
 
-  /// Small triangles are kept in a square, for fewer and larger products.
+  /// Small triangles are kept in squares, T and T^T, for fewer and larger products.
   static constexpr Index kWhole = 64;
   static bool is_whole(Index size) { return size <= kWhole; }
-  /// Entries of a matrix that is better taken vector by vector, or the vectors themselves combined
-  /// where they are longer than many.
-  static constexpr Index kFew = 1024;
   static Index storage_rows(Index size) {
     return is_whole(size) ? size : detail::packed_rows(size);
   }
   static Index storage_columns(Index size) {
-    return is_whole(size) ? size : detail::packed_columns(size);
+    return is_whole(size) ? 2 * size : detail::packed_columns(size);
+  }
+
+  static Index inversion_size(Index size) {
+    if (size <= Index{detail::kTriangleLeaf}) return 0;
+    const Index half = detail::first_half(size);
+    return half * (size - half);
   }
 
   /// Columns or rows are taken a few hundred at a time, which bounds the scratch memory and is
   /// enough for the products to be efficient.
+  static Index part_count(Index size) {
+    constexpr Index kLargest = 384;
+    return (size + kLargest - 1) / kLargest;
+  }
   template <class Body>
   static void for_each_part(Index size, Body&& body) {
-    constexpr Index kLargest = 384;
-    const Index parts = (size + kLargest - 1) / kLargest;
+    const Index parts = part_count(size);
     for (Index part = 0; part < parts; ++part) {
       const Index first = size * part / parts;
       body(first, size * (part + 1) / parts - first);
@@ -160,47 +159,16 @@ class InverseTriangle {
             Strided::of(packed.lower_right(), kUpper).transposed()};
   }
 
-  /// Row i of T (x_0, x_1, ...)^T in the place of each vector x_i; T is in a square.
-  template <class Vectors>
-  void combine(Vectors&& x) const {
-    for (Index i = storage_.rows() - 1; i >= 0; --i) {
-      x(i) *= storage_(i, i);
-      for (Index k = 0; k < i; ++k) x(i) += storage_(i, k) * x(k);
-    }
-  }
-  /// The same of T^T.
-  template <class Vectors>
-  void combine_transposed(Vectors&& x) const {
-    for (Index k = 0; k < storage_.rows(); ++k) {
-      x(k) *= storage_(k, k);
-      for (Index i = k + 1; i < storage_.rows(); ++i) x(k) += storage_(i, k) * x(i);
-    }
-  }
-
-  using SmallVector = Eigen::Matrix<S, Eigen::Dynamic, 1, 0, kWhole, 1>;
-
-  /// x <- T x for a T in a square.
-  void multiply(SmallVector& x) const {
-    for (Index k = x.size() - 1; k >= 0; --k) {
-      const S factor = x(k);
-      x(k) *= storage_(k, k);
-      const Index rest = x.size() - k - 1;
-      x.tail(rest) += factor * storage_.col(k).tail(rest);
-    }
-  }
-  /// x <- T^T x likewise.
-  void multiply_transposed(SmallVector& x) const {
-    for (Index i = 0; i < x.size(); ++i) {
-      const S factor = x(i);
-      x(i) *= storage_(i, i);
-      x.head(i) += factor * storage_.col(i).head(i);
-    }
+  /// T, or T^T, where it is small, with its zeros.
+  auto square(bool transposed) const {
+    const Index size = storage_.rows();
+    return storage_.middleCols(transposed ? size : 0, size);
   }
 
   /// into = T^T v.
   void multiply_transposed(const Strided& v, const Result& into) const {
     if (is_whole(v.rows))
-      return detail::product<S>(1, Strided::of(storage_, kLower).transposed(), v, into, false);
+      return detail::product<S>(1, Strided::of(square(false), kLower).transposed(), v, into, false);
     const Parts t = parts();
     const Index first = t.upper_left.rows;
     const Index second = t.lower_right.rows;
@@ -213,7 +181,7 @@ class InverseTriangle {
   /// into = v T, or v T^T.
   void multiply_from_right(const Strided& v, const Result& into, bool transposed) const {
     if (is_whole(v.columns)) {
-      const Strided t = Strided::of(storage_, kLower);
+      const Strided t = Strided::of(square(false), kLower);
       return detail::product<S>(1, v, transposed ? t.transposed() : t, into, false);
     }
     const Parts t = parts();
@@ -234,7 +202,7 @@ class InverseTriangle {
     }
   }
 
-  /// Packed (`PackedTriangle`), or the lower triangle of a square, with its transpose above it.
+  /// Packed (`PackedTriangle`), or the squares of T and of T^T side by side.
   Matrix<S> storage_;
 };
 

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include <kfac/core/parallel.hpp>
+#include <kfac/linalg/product_direct.hpp>
 #include <kfac/linalg/product_loop.hpp>
 
 namespace kfac::linalg {
@@ -126,6 +127,8 @@ void product(S alpha, const Strided<S>& left, const Strided<S>& right,
 #if defined(EIGEN_USE_BLAS)
   if (product_by_blas(alpha, left, right, result, add)) return;
 #endif
+  if (DirectProduct<S>::suits(left, right))
+    return DirectProduct<S>(alpha, left, right, result, add).run();
   const ProductLoop<S> loop(alpha, left, right, result, add);
   const ProductParts<S> parts(left, right, result);
   kfac::detail::parallel_for(parts.count(), [&](Index part) { loop.run(parts[part]); });
@@ -156,6 +159,13 @@ void product_into(typename C::Scalar alpha, const A& a, const B& b, C& c, bool a
 // from the heap once each thread has had its largest product. Operands are whatever lies in memory:
 // matrices, maps, references, blocks and transposes of these, none of which overlaps the result.
 // Where Eigen's products go to a BLAS (EIGEN_USE_BLAS), so do these, with that BLAS's own threads.
+
+/// How many numbers each thread keeps for products of a `rows x depth` and a `depth x columns`
+/// matrix, at most.
+template <RealScalar S>
+Index product_scratch_size(Index rows, Index columns, Index depth) {
+  return detail::ProductLoop<S>::packed_size(rows, columns, depth);
+}
 
 /// c = a b.
 template <class A, class B, class C>

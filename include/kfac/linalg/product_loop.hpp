@@ -6,6 +6,7 @@
 
 #include <kfac/core/buffer.hpp>
 #include <kfac/linalg/product_packing.hpp>
+#include <kfac/linalg/product_result.hpp>
 
 namespace kfac::linalg::detail {
 
@@ -15,21 +16,7 @@ template <RealScalar S>
 struct ProductBlocks {
   static constexpr Index kDepth = 1280 / Index{sizeof(S)};
   static constexpr Index kRows = 8 * ProductTile<S>::kRows;
-  static constexpr Index kColumns = 128 * ProductTile<S>::kColumns;
-};
-
-/// Where a product goes: data(i, j) at data[i + j stride].
-template <RealScalar S>
-struct ProductResult {
-  S* data;
-  Index rows, columns;
-  Index stride;
-  Triangle triangle;  ///< what is written
-};
-
-/// A rectangle of the result.
-struct ProductPart {
-  Index first_row, rows, first_column, columns;
+  static constexpr Index kColumns = 64 * ProductTile<S>::kColumns;
 };
 
 /// Of `alpha left right` one part, by one thread; added to what is there, or in its place.
@@ -44,13 +31,16 @@ class ProductLoop {
               const ProductResult<S>& result, bool add)
       : alpha_(alpha), left_(left), right_(right.transposed()), result_(result), add_(add) {}
 
+  /// How many numbers operands of these sizes are packed to at once.
+  static Index packed_size(Index rows, Index columns, Index depth) {
+    return std::min(Blocks::kDepth, depth) *
+           (packed_rows(rows) + std::min(Blocks::kColumns, round_up(columns, Tile::kColumns)));
+  }
+
   void run(const ProductPart& part) const {
     thread_local Buffer<S> memory;
-    const Index depth = std::min(Blocks::kDepth, left_.columns);
-    const Index rows = std::min(Blocks::kRows, round_up(part.rows, Tile::kRows));
-    const Index columns = std::min(Blocks::kColumns, round_up(part.columns, Tile::kColumns));
-    S* const left = memory.map(depth, rows + columns).data();
-    S* const right = left + depth * rows;
+    S* const left = memory.map(packed_size(part.rows, part.columns, left_.columns), 1).data();
+    S* const right = left + packed_rows(part.rows) * std::min(Blocks::kDepth, left_.columns);
     const Index end_row = part.first_row + part.rows;
     const Index end_column = part.first_column + part.columns;
     for (Index j = part.first_column; j < end_column; j += Blocks::kColumns) {
@@ -69,6 +59,9 @@ class ProductLoop {
   }
 
  private:
+  static Index packed_rows(Index rows) {
+    return std::min(Blocks::kRows, round_up(rows, Tile::kRows));
+  }
   static Index round_up(Index value, Index multiple) {
     return (value + multiple - 1) / multiple * multiple;
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <utility>
 
@@ -46,12 +47,36 @@ struct ProductTile {
         store(static_cast<Index>(i) * kWidth, static_cast<Index>(j), sums[j][i]);
   }
 
+  /// Adds to the sums over `depth` columns of the left operand, `stride` apart, and rows of the
+  /// right one, each column of which is given and has its entries `right_stride` apart.
+  template <std::size_t Vectors, std::size_t Columns>
+  static void add_in_place(Packet (&sums)[Columns][Vectors], Index depth, const S* left,
+                           Index stride, const std::array<const S*, Columns>& right,
+                           Index right_stride) {
+    Packet now[Columns][Vectors];  // in registers
+    for (std::size_t j = 0; j < Columns; ++j)
+      for (std::size_t i = 0; i < Vectors; ++i) now[j][i] = sums[j][i];
+    for (Index k = 0; k < depth; ++k) {
+      Packet packets[Vectors];
+      load_unaligned(packets, left + k * stride, std::make_index_sequence<Vectors>());
+      add_entries<Vectors>(now, packets, right, k * right_stride,
+                           std::make_index_sequence<Columns>());
+    }
+    for (std::size_t j = 0; j < Columns; ++j)
+      for (std::size_t i = 0; i < Vectors; ++i) sums[j][i] = now[j][i];
+  }
+
  private:
   // By fold expressions, for the sums to be in registers at -O2 too, where loops are not unrolled.
 
   template <std::size_t... I>
   static EIGEN_ALWAYS_INLINE void load(Packet* packets, const S* from, std::index_sequence<I...>) {
     ((packets[I] = Eigen::internal::pload<Packet>(from + Index{I} * kWidth)), ...);
+  }
+  template <std::size_t... I>
+  static EIGEN_ALWAYS_INLINE void load_unaligned(Packet* packets, const S* from,
+                                                 std::index_sequence<I...>) {
+    ((packets[I] = Eigen::internal::ploadu<Packet>(from + Index{I} * kWidth)), ...);
   }
   template <std::size_t... I>
   static EIGEN_ALWAYS_INLINE void add_column(Packet* sums, const Packet* left, const Packet& right,
@@ -65,6 +90,14 @@ struct ProductTile {
     (add_column(sums[J], left,
                 Eigen::internal::pset1<Packet>(
                     right[Index{J} / kGroup * group_stride + Index{J} % kGroup]),
+                std::make_index_sequence<Vectors>()),
+     ...);
+  }
+  template <std::size_t Vectors, std::size_t Columns, std::size_t... J>
+  static EIGEN_ALWAYS_INLINE void add_entries(Packet (*sums)[Vectors], const Packet* left,
+                                              const std::array<const S*, Columns>& right, Index at,
+                                              std::index_sequence<J...>) {
+    (add_column(sums[J], left, Eigen::internal::pset1<Packet>(right[J][at]),
                 std::make_index_sequence<Vectors>()),
      ...);
   }

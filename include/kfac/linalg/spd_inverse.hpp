@@ -72,33 +72,42 @@ bool invert_at_once(MatrixRef<S> matrix, Pivots<S>& pivots) {
   return invert_small<kTriangleLeaf, S>(matrix, pivots);
 }
 
-/// L^-1 in place of the lower triangle of A = L L^T, of at most `Size` rows.
+/// L^-1 in place of the lower triangle of A = L L^T, of at most `Size` rows: M A M^T = D with ones
+/// on the diagonal of the triangle M, of which D^-1/2 M is made only then, for the pivots not to
+/// wait for each other's roots.
 template <std::size_t Size, RealScalar S>
 bool invert_small_cholesky(MatrixRef<S> matrix, Pivots<S>& pivots) {
   const auto size = static_cast<std::size_t>(matrix.rows());
-  // Column k of what is left of A; what is above the diagonal becomes row k of L^-1 on the way.
+  // Column k of what is left of A; what is above the diagonal becomes row k of M on the way.
   SmallColumns<Size, S> columns;
-  for (std::size_t j = 0; j < size; ++j) {
-    columns[j].setZero();
-    for (std::size_t i = j; i < size; ++i)
-      columns[j](static_cast<Index>(i)) = matrix(static_cast<Index>(i), static_cast<Index>(j));
+  for (Index j = 0; j < matrix.rows(); ++j) {
+    auto& column = columns[static_cast<std::size_t>(j)];
+    column.setZero();
+    column.segment(j, matrix.rows() - j) = matrix.col(j).tail(matrix.rows() - j);
   }
+  Eigen::Array<S, static_cast<int>(Size), 1> diagonal;
+  diagonal.setOnes();
   for (std::size_t j = 0; j < size; ++j) {
-    const S pivot = columns[j](static_cast<Index>(j));
+    const auto row = static_cast<Index>(j);
+    const S pivot = columns[j](row);
     if (!pivots.add(pivot)) return false;
-    const S inverse = S(1) / std::sqrt(pivot);
-    columns[j] *= inverse;
-    columns[j](static_cast<Index>(j)) = inverse;
-    const auto column = columns[j];
-    for (std::size_t k = j + 1; k < size; ++k) {
-      const S factor = column(static_cast<Index>(k));
-      columns[k] -= factor * column;
-      columns[k](static_cast<Index>(j)) = -factor * inverse;
-    }
+    diagonal(row) = pivot;
+    const S inverse = S(1) / pivot;
+    // Entry j of the columns becomes one of M, by whole packets, since to write it alone would keep
+    // the next step waiting.
+    auto column = columns[j];
+    column(row) = 1;
+    Eigen::Array<S, static_cast<int>(Size), 1> keep;
+    keep.setOnes();
+    keep(row) = 0;
+    for (std::size_t k = j + 1; k < size; ++k)
+      columns[k] = keep * columns[k] - (columns[j](static_cast<Index>(k)) * inverse) * column;
+    columns[j](row) = 1;
   }
-  for (std::size_t j = 0; j < size; ++j)
-    for (std::size_t i = j; i < size; ++i)
-      matrix(static_cast<Index>(i), static_cast<Index>(j)) = columns[i](static_cast<Index>(j));
+  diagonal = diagonal.sqrt().inverse();
+  for (Index j = 0; j < matrix.rows(); ++j)
+    for (Index i = j; i < matrix.rows(); ++i)
+      matrix(i, j) = columns[static_cast<std::size_t>(i)](j) * diagonal(i);
   return true;
 }
 

@@ -72,6 +72,9 @@ class AnyLayer {
   Index parameter_count() const { return held_->parameter_count(); }
   Shape output_shape(const Shape& shape) const { return held_->output_shape(shape); }
   MemoryUse memory_use() const { return held_->memory_use(); }
+  WorkspaceSize scratch_size(const Shape& shape, Index examples, const Mode& mode) const {
+    return held_->scratch_size(shape, examples, mode);
+  }
 
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,
                const Mode& mode) const {
@@ -118,6 +121,8 @@ class AnyLayer {
     virtual Index parameter_count() const = 0;
     virtual Shape output_shape(const Shape& shape) const = 0;
     virtual MemoryUse memory_use() const = 0;
+    virtual WorkspaceSize scratch_size(const Shape& shape, Index examples,
+                                       const Mode& mode) const = 0;
     virtual void forward(const ConstBatchView<S>& x, BatchView<S> y, AnyScratch& scratch,
                          const Mode& mode) const = 0;
     virtual void backward(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
@@ -155,6 +160,10 @@ class AnyLayer {
     Index parameter_count() const override { return slot.parameter_count(); }
     Shape output_shape(const Shape& shape) const override { return slot.output_shape(shape); }
     MemoryUse memory_use() const override { return slot.memory_use(); }
+    WorkspaceSize scratch_size(const Shape& shape, Index examples,
+                               const Mode& mode) const override {
+      return slot.scratch_size(shape, examples, mode);
+    }
     void forward(const ConstBatchView<S>& x, BatchView<S> y, AnyScratch& scratch,
                  const Mode& mode) const override {
       slot.forward(x, y, scratch.as<Scratch>(), mode);

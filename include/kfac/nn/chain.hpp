@@ -37,9 +37,38 @@ class Chain : public Network<Derived, S, ScratchType, Sizes> {
     return shape;
   }
 
+  /// What passes forward and back take of the scratch, that of the layers included.
+  WorkspaceSize scratch_size(const Shape& shape, Index examples, const Mode& mode) const {
+    decltype(Scratch::places) places{};
+    WorkspaceSize size;
+    const Index outputs = place(shape, examples, places);
+    size.activations = Buffer<S, Sizes::kActivations>::room_for(outputs);
+    if (kSharesMemory && mode.once) {
+      size.gradients = share(places, examples, outputs).size - outputs;
+    } else {
+      std::array<detail::FlowSize<S>, 2> buffers;
+      detail::Flow<S, decltype(buffers)> flow(nullptr, buffers);
+      for_each_gradient(places, examples,
+                        [&](std::size_t i, Index gradient) { next(flow, i, gradient); });
+      for (const detail::FlowSize<S>& buffer : buffers)
+        size.gradients += Buffer<S, Sizes::kFlow>::room_for(buffer.size());
+    }
+    derived().visit_slots([&](const auto& slot, std::size_t i) {
+      size += slot.scratch_size(i == 0 ? shape : places[i - 1].shape, examples, mode);
+    });
+    return size;
+  }
+
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,
                const Mode& mode) const {
-    lay_out(x, scratch);
+    const Index outputs = place(x.shape, x.examples(), scratch.places);
+    if (kSharesMemory && mode.once) {
+      scratch.shared = share(scratch.places, x.examples(), outputs);
+      scratch.activations.map(scratch.shared.size, 1);
+    } else {
+      scratch.shared = {};
+      scratch.activations.map(outputs, 1);
+    }
     const Batch batch(*this, x, y.values.data(), scratch);
     derived().for_each_slot(scratch.layers, [&](const auto& slot, auto& own, std::size_t i) {
       const Placement& placement = derived().placements()[i];
@@ -55,27 +84,15 @@ class Chain : public Network<Derived, S, ScratchType, Sizes> {
                 const ConstBatchView<S>& grad_output, BatchView<S>* grad_input,
                 VectorMap<S>* grad_parameters, Scratch& scratch, const Mode& mode) const {
     const Batch batch(*this, x, y.values.data(), scratch);
-    const std::size_t first = grad_input ? 0 : first_with_parameters();
-    Index end = grad_parameters ? grad_parameters->size() : 0;
+    // Those of layers below the first that has parameters have no place there.
+    const bool fits = !grad_input || first_with_parameters() == 0;
+    if (kSharesMemory && mode.once && scratch.shared.size > 0 && fits) {
+      detail::ReplacingFlow<S> flow(grad_output.values.data(), scratch.activations.data(),
+                                    scratch.shared);
+      return pull_back(batch, flow, grad_input, grad_parameters, scratch, mode);
+    }
     detail::Flow flow(grad_output.values.data(), scratch.flow);
-    derived().for_each_slot_reversed(scratch.layers, [&](const auto& slot, auto& own,
-                                                         std::size_t i) {
-      if (i < first || (i > first && derived().placements()[i].keeps)) return;
-      const ConstBatchView<S> input = batch.input(i);
-      const ConstBatchView<S> gradient = batch.output_like(i, flow.data());
-
-      const Index parameters = grad_parameters ? slot.parameter_count() : 0;
-      end -= parameters;
-      VectorMap<S> segment(grad_parameters ? grad_parameters->data() + end : nullptr, parameters);
-      VectorMap<S>* wanted = grad_parameters ? &segment : nullptr;
-
-      if (i > first) {
-        BatchView<S> propagated = writable(input, next(flow, i, input));
-        slot.backward(input, batch.output(i), gradient, &propagated, wanted, own, mode);
-      } else {
-        slot.backward(input, batch.output(i), gradient, grad_input, wanted, own, mode);
-      }
-    });
+    pull_back(batch, flow, grad_input, grad_parameters, scratch, mode);
   }
 
   void tangent(const ConstBatchView<S>& x, const ConstBatchView<S>& y,
@@ -90,8 +107,8 @@ class Chain : public Network<Derived, S, ScratchType, Sizes> {
       if (placement.keeps && known && !placement.tangent_to_output) return;
       const ConstBatchView<S> output = batch.output(i);
       const ConstBatchView<S> incoming = batch.input_like(i, flow.data());
-      S* data =
-          placement.tangent_to_output ? flow.next(y_tangent.values.data()) : next(flow, i, output);
+      S* data = placement.tangent_to_output ? flow.next(y_tangent.values.data())
+                                            : next(flow, i, output.values.size());
       const ConstVectorMap<S> segment(
           parameter_tangent ? parameter_tangent->data() + begin : nullptr,
           parameter_tangent ? slot.parameter_count() : 0);
@@ -115,42 +132,42 @@ class Chain : public Network<Derived, S, ScratchType, Sizes> {
     Index end = parameter_count();
     detail::Flow flow(grad_output.values.data(), scratch.flow);
     detail::Flow tangent_flow(grad_output_tangent.values.data(), scratch.tangent_flow);
-    derived().for_each_slot_reversed(
-        scratch.layers, [&](const auto& slot, auto& own, std::size_t i) {
-          if (i < first || (i > first && derived().placements()[i].keeps)) return;
-          const ConstBatchView<S> input = batch.input(i);
-          const ConstBatchView<S> output = batch.output(i);
-          const ConstBatchView<S> gradient = batch.output_like(i, flow.data());
-          const ConstBatchView<S> gradient_tangent = batch.output_like(i, tangent_flow.data());
+    derived().for_each_slot_reversed(scratch.layers, [&](const auto& slot, auto& own,
+                                                         std::size_t i) {
+      if (i < first || (i > first && derived().placements()[i].keeps)) return;
+      const ConstBatchView<S> input = batch.input(i);
+      const ConstBatchView<S> output = batch.output(i);
+      const ConstBatchView<S> gradient = batch.output_like(i, flow.data());
+      const ConstBatchView<S> gradient_tangent = batch.output_like(i, tangent_flow.data());
 
-          const Index parameters = slot.parameter_count();
-          end -= parameters;
-          const ConstVectorMap<S> direction(
-              parameter_tangent ? parameter_tangent->data() + end : nullptr,
-              parameter_tangent ? parameters : 0);
-          VectorMap<S> segment(
-              grad_parameters_tangent ? grad_parameters_tangent->data() + end : nullptr,
-              grad_parameters_tangent ? parameters : 0);
-          const ConstVectorMap<S>* along = parameter_tangent ? &direction : nullptr;
-          VectorMap<S>* wanted = grad_parameters_tangent ? &segment : nullptr;
+      const Index parameters = slot.parameter_count();
+      end -= parameters;
+      const ConstVectorMap<S> direction(
+          parameter_tangent ? parameter_tangent->data() + end : nullptr,
+          parameter_tangent ? parameters : 0);
+      VectorMap<S> segment(
+          grad_parameters_tangent ? grad_parameters_tangent->data() + end : nullptr,
+          grad_parameters_tangent ? parameters : 0);
+      const ConstVectorMap<S>* along = parameter_tangent ? &direction : nullptr;
+      VectorMap<S>* wanted = grad_parameters_tangent ? &segment : nullptr;
 
-          if (i == 0) {
-            slot.backward_tangent(input, output, gradient, x_tangent, along, gradient_tangent,
-                                  grad_input_tangent, wanted, own);
-            return;
-          }
-          const ConstBatchView<S> input_tangent = batch.input_like(i, batch.output_tangent(i - 1));
-          if (i == first) {
-            slot.backward_tangent(input, output, gradient, &input_tangent, along, gradient_tangent,
-                                  nullptr, wanted, own);
-            return;
-          }
-          BatchView<S> propagated_tangent = writable(input, next(tangent_flow, i, input));
-          slot.backward_tangent(input, output, gradient, &input_tangent, along, gradient_tangent,
-                                &propagated_tangent, wanted, own);
-          BatchView<S> propagated = writable(input, next(flow, i, input));
-          slot.backward(input, output, gradient, &propagated, nullptr, own, Mode{false, false});
-        });
+      if (i == 0) {
+        slot.backward_tangent(input, output, gradient, x_tangent, along, gradient_tangent,
+                              grad_input_tangent, wanted, own);
+        return;
+      }
+      const ConstBatchView<S> input_tangent = batch.input_like(i, batch.output_tangent(i - 1));
+      if (i == first) {
+        slot.backward_tangent(input, output, gradient, &input_tangent, along, gradient_tangent,
+                              nullptr, wanted, own);
+        return;
+      }
+      BatchView<S> propagated_tangent = writable(input, next(tangent_flow, i, input.values.size()));
+      slot.backward_tangent(input, output, gradient, &input_tangent, along, gradient_tangent,
+                            &propagated_tangent, wanted, own);
+      BatchView<S> propagated = writable(input, next(flow, i, input.values.size()));
+      slot.backward(input, output, gradient, &propagated, nullptr, own, Mode{false, false});
+    });
   }
 
   void visit_scratch(StateVisitor& visitor, Scratch& scratch) const {
@@ -178,6 +195,7 @@ class Chain : public Network<Derived, S, ScratchType, Sizes> {
  private:
   using Placement = detail::Placement;
   using Memory = Placement::Memory;
+  static constexpr bool kSharesMemory = Sizes::kActivations == Eigen::Dynamic;
 
   /// The inputs and outputs of the layers in a pass.
   class Batch {
@@ -185,6 +203,7 @@ class Chain : public Network<Derived, S, ScratchType, Sizes> {
     Batch(const Chain& chain, const ConstBatchView<S>& x, const S* y, Scratch& scratch)
         : chain_(chain), x_(x), y_(y), scratch_(scratch) {}
 
+    Index examples() const { return x_.examples(); }
     ConstBatchView<S> input(std::size_t i) const { return i == 0 ? x_ : output(i - 1); }
     ConstBatchView<S> output(std::size_t i) const { return output_like(i, output_data(i)); }
 
@@ -226,23 +245,51 @@ class Chain : public Network<Derived, S, ScratchType, Sizes> {
   Derived& derived() { return static_cast<Derived&>(*this); }
   const Derived& derived() const { return static_cast<const Derived&>(*this); }
 
-  /// Finds a place for the output of every layer.
-  void lay_out(const ConstBatchView<S>& x, Scratch& scratch) const {
+  /// Finds a place for the output of every layer; returns how many numbers these take.
+  template <class Places>
+  Index place(const Shape& input_shape, Index examples, Places& places) const {
     const std::size_t count = derived().slot_count();
-    if constexpr (requires { scratch.places.resize(count); }) scratch.places.resize(count);
+    if constexpr (requires { places.resize(count); }) places.resize(count);
     Index used = 0;
     Index before = 0;  // where the output of the layer below is
     Index used_by_tangents = 0;
     derived().visit_slots([&](const auto& slot, std::size_t i) {
       const Placement& placement = derived().placements()[i];
-      const Shape shape = slot.output_shape(i == 0 ? x.shape : scratch.places[i - 1].shape);
-      const Index size = detail::padded(shape.size() * x.examples());
+      const Shape shape = slot.output_shape(i == 0 ? input_shape : places[i - 1].shape);
+      const Index size = detail::padded(shape.size() * examples);
       if (!placement.forward_in_place) before = used;
-      scratch.places[i] = {shape, before, used_by_tangents};
+      places[i] = {shape, before, used_by_tangents};
       if (!placement.forward_in_place && placement.output == Memory::Own) used += size;
       used_by_tangents += size;
     });
-    scratch.activations.map(used, 1);
+    return used;
+  }
+
+  /// Backward, with what flows.
+  template <class FlowType>
+  void pull_back(const Batch& batch, FlowType& flow, BatchView<S>* grad_input,
+                 VectorMap<S>* grad_parameters, Scratch& scratch, const Mode& mode) const {
+    const std::size_t first = grad_input ? 0 : first_with_parameters();
+    Index end = grad_parameters ? grad_parameters->size() : 0;
+    derived().for_each_slot_reversed(scratch.layers, [&](const auto& slot, auto& own,
+                                                         std::size_t i) {
+      if (i < first || (i > first && derived().placements()[i].keeps)) return;
+      const ConstBatchView<S> input = batch.input(i);
+      const ConstBatchView<S> gradient = batch.output_like(i, flow.data());
+
+      const Index parameters = grad_parameters ? slot.parameter_count() : 0;
+      end -= parameters;
+      VectorMap<S> segment(grad_parameters ? grad_parameters->data() + end : nullptr, parameters);
+      VectorMap<S>* wanted = grad_parameters ? &segment : nullptr;
+
+      if (i > first) {
+        S* const data = next(flow, i, input.values.size(), scratch.places, batch.examples());
+        BatchView<S> propagated = writable(input, data);
+        slot.backward(input, batch.output(i), gradient, &propagated, wanted, own, mode);
+      } else {
+        slot.backward(input, batch.output(i), gradient, grad_input, wanted, own, mode);
+      }
+    });
   }
 
   /// The tangents of every activation but the last.
@@ -280,10 +327,53 @@ class Chain : public Network<Derived, S, ScratchType, Sizes> {
   static BatchView<S> writable(const ConstBatchView<S>& like, S* data) {
     return {{data, like.values.rows(), like.values.cols()}, like.shape};
   }
-  /// Where what flows through layer i goes next, which looks like `batch`.
+  /// Calls body(i, size) for every gradient of a layer's input that a backward pass makes.
+  template <class Places, class Body>
+  void for_each_gradient(const Places& places, Index examples, Body&& body) const {
+    const std::size_t first = first_with_parameters();
+    for (std::size_t i = derived().slot_count(); i-- > 0;)
+      if (i > first && !derived().placements()[i].keeps)
+        body(i, places[i - 1].shape.size() * examples);
+  }
+  /// The memory of outputs, of so many numbers, with gradients in it, the smaller of two ways.
+  template <class Places>
+  detail::SharedMemory share(const Places& places, Index examples, Index outputs) const {
+    const auto from = [&](bool end) {
+      detail::ReplacingFlow<S> flow(nullptr, nullptr, {0, end});
+      for_each_gradient(places, examples,
+                        [&](std::size_t i, Index size) { next(flow, i, size, places, examples); });
+      return detail::SharedMemory{std::max(outputs, flow.size()), end};
+    };
+    const detail::SharedMemory one = from(false);
+    const detail::SharedMemory other = from(true);
+    return one.size <= other.size ? one : other;
+  }
+  /// How many numbers, the first there are, layer i and those below need in their backward passes.
+  template <class Places>
+  Index needed(std::size_t i, const Places& places, Index examples) const {
+    const auto end = [&](std::size_t k) {
+      const bool is_own = derived().placements()[k].output == Memory::Own;
+      return places[k].offset +
+             (is_own ? detail::padded(places[k].shape.size() * examples) : Index{0});
+    };
+    const Index input = i > 0 ? end(i - 1) : 0;
+    return derived().placements()[i].reads_output ? std::max(input, end(i)) : input;
+  }
+
+  template <class Places, class Buffers>
+  S* next(detail::Flow<S, Buffers>& flow, std::size_t i, Index size, const Places&, Index) const {
+    return next(flow, i, size);
+  }
+  template <class Places>
+  S* next(detail::ReplacingFlow<S>& flow, std::size_t i, Index size, const Places& places,
+          Index examples) const {
+    return flow.next(size, derived().placements()[i].can_work_in_place,
+                     needed(i, places, examples));
+  }
+  /// Where what flows through layer i goes next, of so many numbers.
   template <class FlowType>
-  S* next(FlowType& flow, std::size_t i, const ConstBatchView<S>& batch) const {
-    return flow.next(batch.values.size(), derived().placements()[i].can_work_in_place);
+  S* next(FlowType& flow, std::size_t i, Index size) const {
+    return flow.next(size, derived().placements()[i].can_work_in_place);
   }
 };
 

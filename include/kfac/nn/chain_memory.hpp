@@ -18,6 +18,7 @@ struct Placement {
   bool forward_in_place = false;  ///< its output is where its input is
   bool can_work_in_place = false;
   bool keeps = false;              ///< its output is its input
+  bool reads_output = true;        ///< passes after `forward` do
   bool tangent_to_output = false;  ///< all layers above work in place: likewise, its tangent
 };
 
@@ -36,6 +37,7 @@ constexpr void place_layers(const Uses& uses, Placements& placements) {
     placements[i].forward_in_place = stays;
     placements[i].can_work_in_place = in_place != InPlace::Never;
     placements[i].keeps = in_place == InPlace::Keeps;
+    placements[i].reads_output = uses[i].reads_output;
     placements[i].output = in_input ? Placement::Memory::Input : Placement::Memory::Own;
   }
   bool in_output = true;
@@ -71,6 +73,12 @@ struct Place {
   Index tangent_offset = 0;
 };
 
+/// Memory for outputs of layers and for the gradients that replace them, where it is the same.
+struct SharedMemory {
+  Index size = 0;
+  bool begins_at_end = false;  ///< the first gradient is at its end
+};
+
 }  // namespace detail
 
 /// The scratch of layers run one after another: theirs, and what flows between them.
@@ -79,6 +87,7 @@ struct ChainScratch {
   LayerScratches layers;
   Places places;                                ///< of the output of every layer
   Buffer<S, Sizes::kActivations> activations;   ///< that are memory of their own
+  detail::SharedMemory shared;                  ///< of them with gradients (`Mode::once`)
   std::array<Buffer<S, Sizes::kFlow>, 2> flow;  ///< gradients (or tangents) between layers
   // Used by `backward_tangent` alone:
   Buffer<S> tangents;                     ///< of every activation but the last
@@ -112,6 +121,64 @@ class Flow {
   Buffers& buffers_;
   S* own_ = nullptr;
   std::size_t turn_ = 0;
+};
+
+/// What flows backward, in the memory of outputs that are not needed any more: beyond those that
+/// are, at the one end of it and the other in turn.
+template <RealScalar S>
+class ReplacingFlow {
+ public:
+  /// `memory` may be null, if only the size is asked for.
+  ReplacingFlow(const S* begin, S* memory, const SharedMemory& shared)
+      : data_(begin), memory_(memory), end_(shared.size), at_end_(!shared.begins_at_end) {}
+
+  const S* data() const { return data_; }
+  /// As `Flow`, where the first `needed` numbers are to stay.
+  S* next(Index size, bool in_place, Index needed) {
+    if (in_place && has_own_) return memory_ + offset_;
+    const Index room = padded(size);
+    at_end_ = !at_end_;
+    if (at_end_) {
+      size_ = std::max(size_, std::max(needed, has_own_ ? last_ : 0) + room);
+      last_ = room;
+      offset_ = end_ - room;
+    } else {
+      offset_ = needed;
+      size_ = std::max(size_, needed + room + (has_own_ ? last_ : 0));
+      last_ = needed + room;
+    }
+    has_own_ = true;
+    if (memory_) data_ = memory_ + offset_;
+    return memory_ + offset_;
+  }
+  /// How much memory it takes.
+  Index size() const { return size_; }
+
+ private:
+  const S* data_;
+  S* memory_;
+  Index end_;
+  bool at_end_;
+  bool has_own_ = false;
+  Index offset_ = 0;
+  Index last_ = 0;  // of what there is: how much of the end it takes, or where it ends
+  Index size_ = 0;
+};
+
+/// In the place of a buffer of a Flow of which only the sizes are asked for.
+template <RealScalar S>
+class FlowSize {
+ public:
+  MatrixMap<S> map(Index rows, Index columns) {
+    size_ = std::max(size_, rows * columns);
+    return {&some_, rows, columns};
+  }
+  /// As large as it was ever mapped.
+  Index size() const { return size_; }
+
+ private:
+  Index size_ = 0;
+  S some_{};
 };
 
 }  // namespace detail

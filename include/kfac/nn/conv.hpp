@@ -84,6 +84,15 @@ class Conv {
                                        shape, options_.out_channels);
   }
 
+  Index scratch_size(const Shape& shape, Index examples) const {
+    Scratch scratch;
+    const ConstBatchView<S> x({nullptr, shape.size(), examples}, shape);
+    scratch.patches.begin(geometry_on(shape), x.values, options_.workspace);
+    scratch.places.begin(options_.out_channels, {nullptr, output_shape(shape).size(), examples});
+    return outputs(x, scratch).panel_size() + inputs(x, scratch).panel_size() +
+           scratch.patches.size_at_once() + scratch.places.size_at_once();
+  }
+
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch, const Mode&) const {
     scratch.patches.begin(geometry_on(x.shape), x.values, options_.workspace);
     outputs(x, scratch)

@@ -39,14 +39,16 @@ class ConvPass {
     product_.begin(direction, geometry, channels);
   }
 
+  /// How many numbers are kept for the weights of a term.
+  Index panel_size() const { return linalg::detail::aligned_size(product_.panel_size()); }
+
   /// results = the sum of the terms, at most two, plus `bias`.
   void run(std::initializer_list<Term> terms, Index examples, const Bias& bias, S* results) {
-    const Index panel_size = linalg::detail::aligned_size(product_.panel_size());
-    S* const panels = panels_.map(panel_size, static_cast<Index>(terms.size())).data();
+    S* const panels = panels_.map(panel_size(), static_cast<Index>(terms.size())).data();
     S* into = panels;
     for (const Term& term : terms) {
       product_.pack(term.weights, into);
-      into += panel_size;
+      into += panel_size();
     }
     // Enough work for it to be worth sharing.
     constexpr double kWork = 1e6;
@@ -63,7 +65,7 @@ class ConvPass {
         for (const Term& term : terms) {
           product_.copy(term.images + example * product_.image_size(), planes);
           product_.multiply(planes, weights, weights != panels, sums);
-          weights += panel_size;
+          weights += panel_size();
         }
         product_.write(sums, bias, results + example * product_.result_size());
       }

@@ -33,6 +33,8 @@ class Dropout : public ParameterFree<S>, public LocallyLinear<Dropout<S>, S> {
   Shape output_shape(const Shape& shape) const { return shape; }
   static constexpr MemoryUse memory_use() { return {InPlace::Replaces, false}; }
 
+  Index scratch_size(const Shape& shape, Index examples) const { return shape.size() * examples; }
+
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,
                const Mode& mode) const {
     scratch.active = mode.training;

@@ -42,6 +42,9 @@ struct ConstBatchView {
 struct Mode {
   bool training = true;  ///< dropout is active
   bool tracking = true;  ///< inputs and output gradients are announced to observers
+  /// Of a forward pass, and of the backward pass that is all that follows it: gradients may replace
+  /// what layers put out, which takes less memory.
+  bool once = false;
 };
 
 /// Whether a layer can write its output where its input is.
@@ -60,6 +63,21 @@ struct MemoryUse {
   InPlace in_place = InPlace::Never;
   /// Whether passes after `forward` read y. Where not, the layer above may replace it.
   bool reads_output = true;
+};
+
+/// How many numbers of memory passes forward and back through a batch take.
+struct WorkspaceSize {
+  Index activations = 0;  ///< the input, and what layers put out
+  Index gradients = 0;    ///< those of activations that are there at one time
+  Index scratch = 0;      ///< what layers keep for themselves
+
+  Index total() const { return activations + gradients + scratch; }
+  WorkspaceSize& operator+=(const WorkspaceSize& other) {
+    activations += other.activations;
+    gradients += other.gradients;
+    scratch += other.scratch;
+    return *this;
+  }
 };
 
 /// A parameter's place in its layer's flat parameters: column-major `rows x columns` at `offset`.
@@ -97,6 +115,10 @@ struct KroneckerStructure {
 ///
 /// A layer that does not need all of x and y for these also offers `memory_use()`, so that networks
 /// with it take less memory.
+///
+/// A layer whose scratch grows with the batch also offers `scratch_size(shape, examples)`: how many
+/// numbers it takes for passes forward and back; a container, `scratch_size(shape, examples,
+/// mode)`, as `WorkspaceSize`.
 ///
 /// A layer whose passes depend on those before (a generator in its scratch, say) also offers
 /// `visit_scratch(visitor, scratch)`, which visits what a run needs to go on as if it had not been

@@ -59,6 +59,16 @@ class Network {
   Workspace& workspace() { return workspace_; }
   const Workspace& workspace() const { return workspace_; }
 
+  /// What passes forward and back through so many examples of a shape take of a workspace, beside
+  /// the gradient of the parameters. \throws ShapeError if the network cannot take the shape
+  WorkspaceSize workspace_size(const Shape& shape, Index examples, const Mode& mode = {}) const {
+    const Index outputs = derived().output_shape(shape).size();
+    WorkspaceSize size = derived().scratch_size(shape, examples, mode);
+    size.activations += Buffer<S, Sizes::kInput>::room_for(shape.size() * examples) +
+                        Buffer<S, Sizes::kOutput>::room_for(outputs * examples);
+    return size;
+  }
+
   /// The network's outputs, `outputs x examples`, valid until the next pass. `x` is `features x
   /// examples`; `shape` is that of one example, `{features}` where it is not given.
   /// \throws ShapeError if x is empty, does not fit or is too large for a network whose sizes are
@@ -263,6 +273,7 @@ class Network {
     derived().backward(input(workspace), output(workspace),
                        contiguous(grad_output, workspace.grad_output, workspace), grad_input,
                        grad_parameters, workspace.scratch, workspace.mode);
+    if (workspace.mode.once) workspace.examples = 0;
   }
 
   Workspace workspace_;
@@ -278,6 +289,22 @@ class NoTracking {
   NoTracking(const NoTracking&) = delete;
   NoTracking& operator=(const NoTracking&) = delete;
   ~NoTracking() { mode_.tracking = before_; }
+
+ private:
+  Mode& mode_;
+  bool before_;
+};
+
+/// For the duration of a scope, one backward pass follows each forward pass of a network's own
+/// workspace and nothing else, if it is `wanted`: it may use up what the forward pass left.
+template <class Model>
+class OneBackwardPass {
+ public:
+  OneBackwardPass(Model& model, bool wanted)
+      : mode_(model.workspace().mode), before_(std::exchange(mode_.once, wanted)) {}
+  OneBackwardPass(const OneBackwardPass&) = delete;
+  OneBackwardPass& operator=(const OneBackwardPass&) = delete;
+  ~OneBackwardPass() { mode_.once = before_; }
 
  private:
   Mode& mode_;

@@ -34,6 +34,10 @@ class PatchSource final : public ColumnSource<S> {
   }
 
   Index examples_at_once() const override { return step_; }
+  /// How many numbers they are.
+  Index size_at_once() const {
+    return std::min(step_, examples_) * geometry_.positions() * geometry_.features();
+  }
   /// How much memory it has taken, in bytes.
   Index bytes() const { return block_.capacity() * static_cast<Index>(sizeof(S)); }
 
@@ -73,6 +77,11 @@ class PlaceSource final : public ColumnSource<S> {
   }
 
   Index examples_at_once() const override { return examples_of_columns(positions_); }
+  /// How many numbers it copies at once.
+  Index size_at_once() const {
+    const Index count = std::min(examples_at_once(), examples_);
+    return count == 1 ? 0 : count * positions_ * channels_;
+  }
 
   SharedBatch<S> shared() const { return {*this, channels_, examples_ * positions_, positions_}; }
   SharedBatch<S> columns_of(Index first_example, Index count) const override {

@@ -104,6 +104,11 @@ class MaxPool : public detail::Pool<S, Axes>,
 
   static constexpr MemoryUse memory_use() { return {InPlace::Never, false}; }
 
+  Index scratch_size(const Shape& shape, Index examples) const {
+    const Index bytes = Base::output_shape(shape).size() * examples * Index{sizeof(int)};
+    return (bytes + Index{sizeof(S)} - 1) / Index{sizeof(S)};
+  }
+
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch, const Mode&) const {
     const PatchGeometry<Axes> geometry = Base::geometry_on(x.shape);
     const ConstMatrixMap<S> inputs = Base::planes(x);

@@ -37,6 +37,12 @@ class Residual {
     return shape;
   }
 
+  WorkspaceSize scratch_size(const Shape& shape, Index examples, const Mode& mode) const {
+    WorkspaceSize size = block_.scratch_size(shape, examples, mode);
+    if constexpr (kKeepsOutput) size.activations += shape.size() * examples;
+    return size;
+  }
+
   void forward(const ConstBatchView<Scalar>& x, BatchView<Scalar> y, Scratch& scratch,
                const Mode& mode) const {
     if constexpr (kKeepsOutput) {

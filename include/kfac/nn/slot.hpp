@@ -52,6 +52,16 @@ class Slot {
     return detail::naming_layer(name_, [&] { return layer_.output_shape(shape); });
   }
 
+  /// What the layer's scratch takes for passes with examples of that shape.
+  WorkspaceSize scratch_size(const Shape& shape, Index examples, const Mode& mode) const {
+    if constexpr (requires { layer_.scratch_size(shape, examples, mode); })
+      return layer_.scratch_size(shape, examples, mode);
+    else if constexpr (requires { layer_.scratch_size(shape, examples); })
+      return {.scratch = layer_.scratch_size(shape, examples)};
+    else
+      return {};
+  }
+
   void forward(const ConstBatchView<Scalar>& x, BatchView<Scalar> y, Scratch& scratch,
                const Mode& mode) const {
     layer_.forward(x, y, scratch, mode);

@@ -37,6 +37,7 @@ class BatchObjective {
   struct Estimate {
     FisherType fisher;
     Index samples;
+    bool once = false;  ///< nothing is asked for afterwards that needs the passes' outputs
   };
 
   BatchObjective(Model& model, const LossType& loss) : model_(model), loss_(loss) {}
@@ -87,6 +88,7 @@ class BatchObjective {
       seconds.factors += clock.lap();
 
       curvature.collect({What::Nothing});
+      const OneBackwardPass<Model> pass(model_, estimate.once);
       const ConstMatrixMap<S> outputs = load(k);
       total += weight * loss_.value(outputs, parts_[k].y);
       seconds.forward += clock.lap();
@@ -102,6 +104,7 @@ class BatchObjective {
       MatrixMap<S> grad_output = scratch_.vectors.map(outputs.rows(), outputs.cols());
       loss_.gradient(outputs, parts_[k].y, grad_output);
       model_.backward(grad_output);
+      if (estimate.once) loaded_ = kNone;
       if (in_parts) sum_ += weight * model_.gradient();
       seconds.gradient += clock.lap();
     }

@@ -162,7 +162,35 @@ class KfacOptimizer {
     return kfac::summary(step_.layers(), preconditioner_.layers(), rates_.groups()) +
            text_of(memory());
   }
-  /// What it keeps from step to step, once it has taken some; without a coarse space.
+  /// The same with all memory of training on batches of so many examples.
+  /// \throws as `memory`
+  std::string summary(Index batch) const { return summary(batch, shape_of_example()); }
+  std::string summary(Index batch, const Shape& shape) const {
+    return kfac::summary(step_.layers(), preconditioner_.layers(), rates_.groups()) +
+           text_of(memory(batch, shape));
+  }
+
+  /// What training on batches of so many examples takes, as far as it grows with the network or the
+  /// batch: the batch itself comes on top. Where the first layer does not say it, the shape of an
+  /// example must be given.
+  /// \throws OptionError unless batch >= 1; ShapeError if the network cannot take the shape, or if
+  ///         it is needed
+  TrainingMemory memory(Index batch) const { return memory(batch, shape_of_example()); }
+  TrainingMemory memory(Index batch, const Shape& shape) const {
+    detail::check_option(batch >= 1, "kfac::KfacOptimizer::memory", "batch", batch, ">= 1");
+    const WorkspaceSize size =
+        model_.workspace_size(shape, batch, {.training = true, .once = passes_once()});
+    const Index outputs = model_.output_shape(shape).size() * batch;
+    const Index coarse = two_level_.memory_size(outputs) - two_level_.memory_size(0);
+    const Index quadratic = options_.uses_quadratic_model() ? 4 * outputs : 0;
+    TrainingMemory memory = this->memory();
+    memory.activations = bytes(size.activations);
+    memory.flow = bytes(size.gradients + outputs + quadratic + coarse);  // the loss's gradient too
+    memory.scratch = bytes(size.scratch + scratch_size(batch));
+    return memory;
+  }
+
+  /// What of it does not depend on the batch, once some steps were taken.
   TrainingMemory memory() const {
     const Index parameters = model_.parameter_count();
     const bool may_take_back = options_.rejection.enabled || options_.damping_adaptation.every > 0;
@@ -170,10 +198,9 @@ class KfacOptimizer {
     const Index vectors = Index{options_.uses_quadratic_model()} + Index{may_take_back} +
                           Index{has_direction} +
                           Index{options_.two_level.space != CoarseSpace::None};
-    const auto bytes = [](Index numbers) { return static_cast<double>(numbers) * sizeof(Scalar); };
     TrainingMemory memory;
     memory.parameters = memory.gradient = bytes(parameters);
-    memory.optimizer = bytes(memory_.size() + vectors * parameters);
+    memory.optimizer = bytes(memory_.size() + vectors * parameters + two_level_.memory_size(0));
     for (const auto& layer : preconditioner_.layers())
       for (const auto& block : layer->blocks()) {
         const BlockCost cost = block->cost();
@@ -240,7 +267,7 @@ class KfacOptimizer {
     preconditioner_.discard();
     Rng rng = rng_;  // what is drawn counts once it has gone into the factors
     const Scalar loss = objective_.differentiate(
-        preconditioner_, {options_.fisher, options_.samples}, rng, seconds_);
+        preconditioner_, {options_.fisher, options_.samples, passes_once()}, rng, seconds_);
     clock_ = {};
     if (options_.damping_adaptation.every == 0) damping_ = values_.damping;
     if (!step_.begin(loss, steps_)) return finish_report().ok();
@@ -322,6 +349,45 @@ class KfacOptimizer {
       decrease_ +=
           scale * scale * v.segment(offset, size).dot(seen_gradient_.segment(offset, size));
     });
+  }
+
+  /// Whether the backward pass of the loss's gradient is all that follows its forward pass.
+  bool passes_once() const {
+    return (options_.fisher == FisherType::Empirical ||
+            options_.fisher == FisherType::ForwardOnly) &&
+           !options_.uses_quadratic_model() && options_.two_level.space == CoarseSpace::None;
+  }
+
+  static double bytes(Index numbers) {
+    return static_cast<double>(numbers) * double{sizeof(Scalar)};
+  }
+
+  /// \throws ShapeError if the first layer does not say it
+  Shape shape_of_example() const {
+    const LayerView<Scalar>& first = step_.layers().front();
+    if (first.kind != "Linear")
+      raise<ShapeError>("kfac::KfacOptimizer::memory: 'shape' is not given, and layer '" +
+                        first.name + "' (" + first.kind +
+                        ") does not say it, expected the shape of an example");
+    return Shape{first.kronecker->inputs};
+  }
+
+  /// Of what threads keep for products of matrices with each other and with inverses.
+  Index scratch_size(Index batch) const {
+    Index products = 0;
+    Index inverses = 0;
+    for (const auto& layer : preconditioner_.layers())
+      for (const auto& block : layer->blocks()) {
+        using Triangle = linalg::InverseTriangle<Scalar>;
+        const Index columns = block->columns();
+        const Index outputs = block->outputs();
+        products = std::max(products, linalg::product_scratch_size<Scalar>(
+                                          outputs, columns, std::max(batch, columns)));
+        inverses = std::max({inverses, Triangle::scratch_size(columns, outputs),
+                             Triangle::scratch_size(outputs, columns)});
+      }
+    const ThreadPool* pool = preconditioner_.pool();
+    return products * (pool ? pool->threads() + 1 : 1) + inverses;
   }
 
   /// With the gamma there is, or the best of three if it is time to look.

@@ -59,27 +59,36 @@ std::string shape_text(const LayerView<S>& layer) {
 
 }  // namespace detail
 
-/// What training keeps in memory from step to step, in bytes. What batches pass through the network
-/// comes on top: their inputs and all outputs of layers, and gradients of the largest two of these.
+/// What training keeps in memory from step to step, in bytes, and for which batch.
 struct TrainingMemory {
   double parameters = 0;
   double gradient = 0;
   double optimizer = 0;  ///< momentum, and other vectors of the parameters' size
   double factors = 0;    ///< the curvature's statistics
   double inverses = 0;   ///< of these; where asynchronous, with the copies that are being inverted
-  double total() const { return parameters + gradient + optimizer + factors + inverses; }
+  double activations = 0;  ///< of a batch: the network's copy of its input, and layers' outputs
+  double flow = 0;         ///< gradients between layers
+  double scratch = 0;      ///< what layers and products of matrices need meanwhile, on all threads
+
+  double total() const {
+    return parameters + gradient + optimizer + factors + inverses + activations + flow + scratch;
+  }
 };
 
-/// "memory: parameters 2.68 MB, ..., all 12.3 MB".
+/// "memory: parameters 2.68 MB, ..., all 12.3 MB"; without a batch, no activations.
 inline std::string text_of(const TrainingMemory& memory) {
   const auto part = [](const char* name, double bytes) {
     const std::string number = detail::si_text(bytes);
     return std::string(name) + ' ' + number + (number.find(' ') == std::string::npos ? " B" : "B");
   };
-  return "memory: " + part("parameters", memory.parameters) + ", " +
-         part("gradient", memory.gradient) + ", " + part("optimizer", memory.optimizer) + ", " +
-         part("factors", memory.factors) + ", " + part("inverses", memory.inverses) + ", " +
-         part("all", memory.total()) + '\n';
+  std::string text = "memory: " + part("parameters", memory.parameters) + ", " +
+                     part("gradient", memory.gradient) + ", " +
+                     part("optimizer", memory.optimizer) + ", " + part("factors", memory.factors) +
+                     ", " + part("inverses", memory.inverses);
+  if (memory.activations > 0)
+    text += ", " + part("activations", memory.activations) + ", " + part("flow", memory.flow) +
+            ", " + part("scratch", memory.scratch);
+  return text + ", " + part("all", memory.total()) + '\n';
 }
 
 /// A table of the layers that have parameters: their sizes, how each is stepped, the memory of its

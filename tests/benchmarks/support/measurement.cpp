@@ -91,6 +91,7 @@ Measurement measure(const Workload& workload, const Schedule& schedule, kfac::Fi
     times.start_at(warm_up(*training, schedule));
     add_steps(*training, effort, times);
     if (heap_is_measured()) result.bytes = peak.bytes();
+    result.predicted_bytes = training->predicted_bytes();
     result.steps = times.steps();
     result.median = times.median();
     result.best = times.best();

@@ -52,7 +52,8 @@ struct Measurement {
   Breakdown breakdown;  ///< of those fastest steps
   SgdTimes sgd;
   std::size_t bytes = 0;  ///< the heap's peak, of the network with its optimizer; 0: not measured
-  ProductRate rate;       ///< the higher of before and after
+  double predicted_bytes = 0;  ///< what the optimizer says of them
+  ProductRate rate;            ///< the higher of before and after
 };
 
 /// Runs a workload. \throws std::runtime_error if a step fails

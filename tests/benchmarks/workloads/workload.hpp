@@ -22,6 +22,8 @@ class Training {
 
   /// A step on the one batch there is; what it took. \throws std::runtime_error if it failed
   virtual kfac::StepSeconds step() = 0;
+  /// How much memory its optimizer says that all this takes, without the batch; 0: it does not say.
+  virtual double predicted_bytes() const { return 0; }
 };
 
 /// A network, a loss and a batch, in float.

@@ -86,6 +86,9 @@ class WorkloadOf final : public Workload {
     kfac::StepSeconds step() override {
       return checked(optimizer_.step(parts_.x, parts_.y, parts_.shape));
     }
+    double predicted_bytes() const override {
+      return optimizer_.memory(parts_.x.cols(), parts_.shape).total();
+    }
 
    private:
     static kfac::KfacOptions<float> options(const Parts& parts, const Schedule& schedule,

@@ -1,3 +1,6 @@
+#include <array>
+#include <limits>
+
 #include <kfac/core/parallel.hpp>
 #include <kfac/core/random.hpp>
 #include <kfac/linalg/matrix_product.hpp>
@@ -46,7 +49,8 @@ TEST_CASE("multiply: equals the sums of products for every small shape") {
       for (const Index depth : {1, 2, 15, 16, 33}) {
         const Matrix<double> a = random_matrix(rows, depth, rng);
         const Matrix<double> b = random_matrix(depth, columns, rng);
-        Matrix<double> c = Matrix<double>::Constant(rows, columns, NAN);
+        Matrix<double> c =
+            Matrix<double>::Constant(rows, columns, std::numeric_limits<double>::quiet_NaN());
         linalg::multiply(a, b, c);
         CAPTURE(rows, columns, depth);
         CHECK(error(c, expected(a, b)) < 1e-14);
@@ -193,7 +197,8 @@ TEST_CASE("multiply: any number of threads gives the same bits") {
     for (const Index workers : {1, 2, 5}) {
       ThreadPool pool(workers);
       const ParallelScope parallel(&pool);
-      Matrix<double> together = Matrix<double>::Constant(rows, columns, NAN);
+      Matrix<double> together =
+          Matrix<double>::Constant(rows, columns, std::numeric_limits<double>::quiet_NaN());
       linalg::multiply(a, b, together);
       CHECK(together == alone);
       Matrix<double> gram_together = Matrix<double>::Zero(rows, rows);

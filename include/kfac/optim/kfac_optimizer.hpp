@@ -82,10 +82,10 @@ class KfacOptimizer {
   KfacOptimizer(const KfacOptimizer&) = delete;
   KfacOptimizer& operator=(const KfacOptimizer&) = delete;
 
-  /// One step on a batch: inputs `features x batch`, and targets as the loss takes them. It works in
-  /// the network's memory: afterwards `gradient()` of the network is the change that was made, and
-  /// another `backward` or `tangent` wants a forward pass before it.
-  /// \throws ShapeError or ValueError if the batch is empty, does not fit or is not finite;
+  /// One step on a batch: inputs `features x batch`, and targets as the loss takes them. It works
+  /// in the network's memory: afterwards `gradient()` of the network is the change that was made,
+  /// and another `backward` or `tangent` wants a forward pass before it. \throws ShapeError or
+  /// ValueError if the batch is empty, does not fit or is not finite;
   ///         OptionError if a schedule gives a value out of its range; SingularError without
   ///         damping: parameters and state are then as they were
   const StepReport<Scalar>& step(const ConstMatrixRef<Scalar>& x,

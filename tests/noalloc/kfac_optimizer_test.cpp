@@ -65,8 +65,14 @@ TEST_CASE("noalloc: warm steps of KfacOptimizer with its options", "[noalloc]") 
                       {.contains = layers_named({"2"}), .learning_rate_scale = 0.5f}}});
   }
   SECTION("threads, and inverses that are made meanwhile") {
-    check({.inverse_every = 3, .asynchronous_inverses = true, .threads = 2});
-    check({.inverse_every = 3, .stagger_inverses = true, .threads = 3});
+    const auto check_threads = [&](const KfacOptions<float>& options) {
+      KfacOptimizer optimizer(model, loss, options);
+      check_warm_threads(kInputs, options.threads, [&](const Batch& batch) {
+        if (!optimizer.step(batch.x, batch.y).ok()) throw std::runtime_error("the step failed");
+      });
+    };
+    check_threads({.inverse_every = 3, .asynchronous_inverses = true, .threads = 2});
+    check_threads({.inverse_every = 3, .stagger_inverses = true, .threads = 3});
   }
 }
 

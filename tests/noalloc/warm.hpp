@@ -46,4 +46,21 @@ void check_warm(Index features, Step step) {
     }
 }
 
+/// The same for a step by several threads. Which of them gets which part is chance, and each takes
+/// its scratch memory when it first needs it: a few times in all, however many steps there are.
+template <class Step>
+void check_warm_threads(Index features, Index threads, Step step) {
+  const Batch largest(features, kLargestBatch), smaller(features, 16);
+  for (int i = 0; i < 4; ++i) step(largest);
+  Allocations all;
+  for (int i = 0; i < 200; ++i) {
+    const Allocations found = allocations_in([&] { step(i % 2 == 0 ? largest : smaller); });
+    all.news += found.news;
+    all.mallocs += found.mallocs;
+  }
+  CHECK(all.news == 0);
+  constexpr std::int64_t kScratches = 4;
+  CHECK(all.mallocs <= kScratches * (threads - 1));
+}
+
 }  // namespace kfac::test

@@ -1,18 +1,22 @@
-// Steps of K-FAC on the smallest network of the benchmarks, whose sizes are known to the compiler:
-// 2-32-2, ReLU, batch 64, factors and inverses at every step.
+// Steps of K-FAC on the smallest network of the benchmarks, whose sizes are known to the compiler,
+// that of the batch too: 2-32-2, ReLU, batch 64, factors and inverses at every step.
 
 #include <kfac/kfac.hpp>
 
 namespace {
 
+constexpr kfac::Index kBatch = 64;
+
 struct Training {
   kfac::Rng rng{1};
-  kfac::Sequential<kfac::Linear<float, 2, 32>, kfac::ReLU<float>, kfac::Linear<float, 32, 2>> model{
-      kfac::Linear<float, 2, 32>(rng), kfac::ReLU<float>{}, kfac::Linear<float, 32, 2>(rng)};
+  kfac::StaticSequential<kBatch, kfac::Linear<float, 2, 32>, kfac::ReLU<float>,
+                         kfac::Linear<float, 32, 2>>
+      model = kfac::static_sequential<kBatch>(kfac::Linear<float, 2, 32>(rng), kfac::ReLU<float>{},
+                                              kfac::Linear<float, 32, 2>(rng));
   kfac::SoftmaxCrossEntropy<float> loss;
   kfac::KfacOptimizer<decltype(model), decltype(loss)> optimizer;
-  kfac::Matrix<float> x{2, 64};
-  kfac::Labels y{64};
+  kfac::Matrix<float> x{2, kBatch};
+  kfac::Labels y{kBatch};
 
   Training()
       : optimizer(model, loss,

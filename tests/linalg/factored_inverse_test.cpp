@@ -185,4 +185,22 @@ TEST_CASE("FactoredInverse: state with and without an inverse that waits to be a
   CHECK_FALSE(copy_of(inverse, other).computed());
 }
 
+TEST_CASE("FactoredInverse: the same product whichever way the inverses are kept") {
+  Rng rng(8);
+  const Matrix<double> a = random_factor(150, 150, 1.0, rng);
+  const Matrix<double> g = random_factor(90, 90, 1.0, rng);
+  const Matrix<double> v = test::normal<double>(90, 150, rng);
+  FactoredInverse<double> inverse;
+  REQUIRE(inverse.refresh(a, g, 1.0));  // for many products, as far as it knows
+  const Matrix<double> first = applied(inverse, v);
+  REQUIRE(inverse.refresh(a, g, 1.0));  // for one
+  const Matrix<double> second = applied(inverse, v);
+  CHECK(first != second);  // a triangle by now
+  CHECK((first - second).norm() < 1e-12 * first.norm());
+  const double pi = linalg::factor_balance<double>(FactorBalance::Trace, a, g);
+  const Matrix<double> damped_a = a + pi * Matrix<double>::Identity(150, 150);
+  const Matrix<double> damped_g = g + 1 / pi * Matrix<double>::Identity(90, 90);
+  CHECK((damped_g * second * damped_a - v).norm() < 1e-11 * v.norm());
+}
+
 }  // namespace kfac::test::factored_inverse_test

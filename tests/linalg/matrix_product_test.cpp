@@ -184,6 +184,56 @@ TEST_CASE("product: takes what is beyond a triangle for zeros, whatever is there
   }
 }
 
+TEST_CASE("products: of long rows, which lie in one piece") {
+  Rng rng(9);
+  for (const Index rows : {1, 3, 4, 9, 33, 64, 65})
+    for (const Index depth : {31, 63, 64, 65, 130, 676}) {
+      CAPTURE(rows, depth);
+      const RowMajor x = random_matrix(rows, depth, rng);
+      const Matrix<double> y = random_matrix(depth, 7, rng);
+      const Matrix<double> before = random_matrix(rows, rows, rng);
+      const Matrix<double> wanted = expected(x, x.transpose());
+      Matrix<double> c = before;
+      linalg::gram(2.0, x, c);
+      CHECK(error(only(c, Triangle::Lower), only(2 * wanted, Triangle::Lower)) < 1e-14);
+      for (Index j = 1; j < rows; ++j) CHECK(c.col(j).head(j) == before.col(j).head(j));
+      c = before;
+      linalg::rank_update(-0.5, x, c);
+      const Matrix<double> sum = before - 0.5 * wanted;
+      CHECK(error(only(c, Triangle::Lower), only(sum, Triangle::Lower)) < 1e-14);
+      Matrix<double> product = random_matrix(rows, 7, rng);
+      linalg::multiply(x, y, product);
+      CHECK(error(product, expected(x, y)) < 1e-14);
+    }
+}
+
+TEST_CASE("product: of a symmetric matrix one triangle is read") {
+  Rng rng(10);
+  for (const Index size : {1, 5, 48, 65, 130, 450}) {
+    const Matrix<double> x = random_matrix(size, size, rng);
+    const Matrix<double> symmetric = x + x.transpose();
+    const Matrix<double> v = random_matrix(size, 20, rng);
+    for (const Triangle triangle : {Triangle::Lower, Triangle::Upper}) {
+      CAPTURE(size, triangle == Triangle::Lower);
+      Matrix<double> stored = Matrix<double>::Constant(size, size, 1e300);
+      for (Index j = 0; j < size; ++j)
+        for (Index i = 0; i < size; ++i)
+          if (triangle == Triangle::Lower ? i >= j : i <= j) stored(i, j) = symmetric(i, j);
+      Strided<double> operand = Strided<double>::of(stored, triangle);
+      operand.is_mirrored = true;
+      for (const Strided<double>& c : {operand, operand.transposed()}) {
+        Matrix<double> left(size, 20), right(20, size);
+        linalg::detail::product<double>(1, c, Strided<double>::of(v),
+                                        linalg::detail::result_of(left), false);
+        CHECK(error(left, expected(symmetric, v)) < 1e-13);
+        linalg::detail::product<double>(1, Strided<double>::of(v).transposed(), c,
+                                        linalg::detail::result_of(right), false);
+        CHECK(error(right, expected(v.transpose(), symmetric)) < 1e-13);
+      }
+    }
+  }
+}
+
 TEST_CASE("multiply: any number of threads gives the same bits") {
   Rng rng(8);
   const Index shapes[][3] = {{301, 203, 150}, {1000, 9, 300}, {30, 900, 200}};

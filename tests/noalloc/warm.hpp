@@ -59,8 +59,8 @@ void check_warm_threads(Index features, Index threads, Step step) {
     all.mallocs += found.mallocs;
   }
   CHECK(all.news == 0);
-  constexpr std::int64_t kScratches = 4;
-  CHECK(all.mallocs <= kScratches * (threads - 1));
+  constexpr Index kScratches = 4;
+  CHECK(static_cast<Index>(all.mallocs) <= kScratches * (threads - 1));
 }
 
 }  // namespace kfac::test

@@ -29,12 +29,12 @@ class BackgroundCall;
 /// A task with its place in the queue of a `ThreadPool`.
 class QueuedTask {
  public:
+  QueuedTask(const QueuedTask&) = delete;
+  QueuedTask& operator=(const QueuedTask&) = delete;
   virtual void run() = 0;  // without throwing; it may end the task's life
 
  protected:
   QueuedTask() = default;
-  QueuedTask(const QueuedTask&) = delete;
-  QueuedTask& operator=(const QueuedTask&) = delete;
   virtual ~QueuedTask() = default;
 
  private:

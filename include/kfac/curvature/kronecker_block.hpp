@@ -37,10 +37,9 @@ class KroneckerBlock : public KroneckerFactorsBlock<S, CurvatureBlock<S>> {
     BlockCost cost = Factors::factor_cost();
     const auto a = static_cast<double>(Base::columns());
     const auto g = static_cast<double>(Base::outputs());
-    cost.inverse_bytes =
-        static_cast<double>((linalg::InverseTriangle<S>::entries(Base::columns()) +
-                             linalg::InverseTriangle<S>::entries(Base::outputs())) *
-                            Index{sizeof(S)});
+    cost.inverse_bytes = static_cast<double>((linalg::PackedInverse<S>::entries(Base::columns()) +
+                                              linalg::PackedInverse<S>::entries(Base::outputs())) *
+                                             Index{sizeof(S)});
     cost.bytes += cost.inverse_bytes;
     cost.inverse = (a * a * a + g * g * g) / 3;
     return cost;
@@ -60,7 +59,6 @@ class KroneckerBlock : public KroneckerFactorsBlock<S, CurvatureBlock<S>> {
   bool do_compute_inverse() override { return inverse_.compute(); }
   void do_adopt_inverse() override { inverse_.adopt(); }
   void do_precondition(MatrixRef<S> v) override { inverse_.apply(v); }
-  S do_precondition_with_dot(MatrixRef<S> v) override { return inverse_.apply(v); }
   void do_multiply(MatrixRef<S> v) override { Factors::factors().multiply(v, product_); }
   std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const override {
     return std::make_unique<FactoredMatrix<S>>(

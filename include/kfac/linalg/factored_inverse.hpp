@@ -1,14 +1,16 @@
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <limits>
+#include <utility>
 
 #include <kfac/core/buffer.hpp>
 #include <kfac/core/errors.hpp>
 #include <kfac/core/state.hpp>
 #include <kfac/linalg/factor_balance.hpp>
-#include <kfac/linalg/inverse_triangle.hpp>
+#include <kfac/linalg/packed_inverse.hpp>
 
 namespace kfac {
 
@@ -45,9 +47,8 @@ class FactoredInverse {
                         FactorBalance balance = FactorBalance::Trace) {
     computed_ = false;
     damp(a, g, damping, balance);
-    if (!invert(a) || !invert(g)) return false;
-    a_.assign(a);
-    g_.assign(g);
+    if (!invert(a, next_a_form_) || !invert(g, next_g_form_)) return false;
+    use(a, g);
     return true;
   }
 
@@ -64,7 +65,7 @@ class FactoredInverse {
   /// Inverts the copies; touches nothing else, so that meanwhile another thread may `apply`.
   /// Returns false as `refresh`. \pre one call after each `prepare`
   bool compute() {
-    computed_ = invert(next_a_) && invert(next_g_);
+    computed_ = invert(next_a_, next_a_form_) && invert(next_g_, next_g_form_);
     return computed_;
   }
 
@@ -74,8 +75,7 @@ class FactoredInverse {
     if (!computed_)
       raise<StateError>(
           "kfac::FactoredInverse::adopt: nothing to adopt, expected a compute that returned true");
-    a_.assign(next_a_);
-    g_.assign(next_g_);
+    use(next_a_, next_g_);
     computed_ = false;
   }
 
@@ -83,17 +83,16 @@ class FactoredInverse {
   bool computed() const { return computed_; }
   bool empty() const { return a_.empty(); }
 
-  /// Multiplies `v` (`outputs x inputs`) with the inverse, in place. Returns the inner product of
-  /// what it was and what it is then.
-  S apply(MatrixRef<S> v) const {
-    if (v.rows() >= v.cols() || v.size() > Triangle::kFew) return apply(g_, v, a_);
+  /// Multiplies `v` (`outputs x inputs`) with the inverse, in place.
+  void apply(MatrixRef<S> v) {
+    ++uses_;
+    if (v.rows() >= v.cols() || v.size() > kFew) return apply(g_, v, a_);
     // Of what is small, products are the faster the longer their columns are.
-    alignas(64) S copy[static_cast<std::size_t>(Triangle::kFew)];
+    alignas(64) S copy[static_cast<std::size_t>(kFew)];
     MatrixMap<S> transposed(copy, v.cols(), v.rows());
     transposed = v.transpose();
-    const S product = apply(a_, transposed, g_);
+    apply(a_, transposed, g_);
     v = transposed.transpose();
-    return product;
   }
 
   /// The inverse in use and the one that is yet to be adopted, of factors A of size `inputs` and G
@@ -105,19 +104,30 @@ class FactoredInverse {
     }
     visitor.in("a", a_, inputs);
     visitor.in("g", g_, outputs);
+    visitor.visit("uses", uses_);
+    visitor.visit("last_uses", last_uses_);
     visitor.visit_optional("next_a", next_a_, inputs, inputs);
     visitor.visit_optional("next_g", next_g_, outputs, outputs);
+    visit_form(visitor, "next_a_form", next_a_form_);
+    visit_form(visitor, "next_g_form", next_g_form_);
     computed_ = next_a_.size() > 0;
   }
 
  private:
-  using Triangle = linalg::InverseTriangle<S>;
+  using Inverse = linalg::PackedInverse<S>;
+  using Form = linalg::InverseForm;
 
-  static S apply(const Triangle& left, MatrixRef<S> v, const Triangle& right) {
-    right.multiply_right(v, true);
-    const S product = left.apply_left(v);
-    right.multiply_right(v, false);
-    return product;
+  /// Up to so many entries a copy of a matrix does not matter.
+  static constexpr Index kFew = 1024;
+
+  static void apply(const Inverse& left, MatrixRef<S> v, const Inverse& right) {
+    right.multiply_right(v);
+    left.multiply_left(v);
+  }
+  static void visit_form(StateVisitor& visitor, const char* name, Form& form) {
+    auto number = static_cast<Index>(form);
+    visitor.visit(name, number);
+    form = static_cast<Form>(number);
   }
   static void copy_lower(const ConstMatrixRef<S>& factor, Matrix<S>& copy) {
     if (copy.rows() != factor.rows()) copy.setZero(factor.rows(), factor.cols());
@@ -129,18 +139,33 @@ class FactoredInverse {
     a.diagonal().array() += root * pi;
     g.diagonal().array() += root / pi;
     damped_ = damping > 0;
+    // It will be used as often as the last one, or it is the first.
+    constexpr Index kOften = 1000;
+    const Index uses = std::max(uses_, last_uses_);
+    const Index times = uses == 0 ? kOften : uses;
+    next_a_form_ = Inverse::cheaper_form(a.rows(), times * g.rows());
+    next_g_form_ = Inverse::cheaper_form(g.rows(), times * a.rows());
   }
 
-  bool invert(MatrixRef<S> damped_factor) const {
-    const S ratio = Triangle::invert(damped_factor);
+  void use(const ConstMatrixRef<S>& a, const ConstMatrixRef<S>& g) {
+    a_.assign(a, next_a_form_);
+    g_.assign(g, next_g_form_);
+    last_uses_ = std::exchange(uses_, 0);
+  }
+
+  bool invert(MatrixRef<S> damped_factor, Form form) const {
+    const S ratio = Inverse::invert(damped_factor, form);
     if (damped_) return ratio > 0;
     return ratio > static_cast<S>(damped_factor.rows()) * std::numeric_limits<S>::epsilon();
   }
 
-  Triangle a_, g_;
+  Inverse a_, g_;
+  Index uses_ = 0;             // of these
+  Index last_uses_ = 0;        // of those before
   Matrix<S> next_a_, next_g_;  // lower triangles; a failed refresh must leave those in use alone
-  bool damped_ = false;        // next_a_ and next_g_
-  bool computed_ = false;      // next_a_ and next_g_ are inverses
+  Form next_a_form_ = Form::Matrix, next_g_form_ = Form::Matrix;
+  bool damped_ = false;    // next_a_ and next_g_
+  bool computed_ = false;  // next_a_ and next_g_ are inverses
   Buffer<S> balance_scratch_;
 };
 

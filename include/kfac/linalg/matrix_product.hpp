@@ -7,6 +7,7 @@
 #include <kfac/core/parallel.hpp>
 #include <kfac/linalg/product_direct.hpp>
 #include <kfac/linalg/product_loop.hpp>
+#include <kfac/linalg/product_rows.hpp>
 
 namespace kfac::linalg {
 namespace detail {
@@ -129,6 +130,8 @@ void product(S alpha, const Strided<S>& left, const Strided<S>& right,
 #endif
   if (DirectProduct<S>::suits(left, right))
     return DirectProduct<S>(alpha, left, right, result, add).run();
+  if (RowProduct<S>::suits(left, right))
+    return RowProduct<S>(alpha, left, right, result, add).run();
   const ProductLoop<S> loop(alpha, left, right, result, add);
   const ProductParts<S> parts(left, right, result);
   kfac::detail::parallel_for(parts.count(), [&](Index part) { loop.run(parts[part]); });

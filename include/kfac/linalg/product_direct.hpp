@@ -24,8 +24,8 @@ class DirectProduct {
  public:
   /// Whether the product is small and the left operand's columns can be read by packets.
   static bool suits(const Strided<S>& left, const Strided<S>& right) {
-    return left.rows * left.columns * right.columns <= kMost && left.row_stride == 1 &&
-           left.column_stride > 0 && left.triangle == Triangle::All &&
+    return left.rows * left.columns * right.columns <= kMost && left.columns > 0 &&
+           left.row_stride == 1 && left.column_stride > 0 && left.triangle == Triangle::All &&
            right.triangle == Triangle::All;
   }
 

@@ -14,7 +14,7 @@ namespace kfac::linalg::detail {
 /// the first cache, a block of the left one in the second.
 template <RealScalar S>
 struct ProductBlocks {
-  static constexpr Index kDepth = 1280 / Index{sizeof(S)};
+  static constexpr Index kDepth = 1664 / Index{sizeof(S)};
   static constexpr Index kRows = 8 * ProductTile<S>::kRows;
   static constexpr Index kColumns = 64 * ProductTile<S>::kColumns;
 };
@@ -39,14 +39,16 @@ class ProductLoop {
 
   void run(const ProductPart& part) const {
     thread_local Buffer<S> memory;
+    const Index blocks = std::max<Index>((left_.columns + Blocks::kDepth - 1) / Blocks::kDepth, 1);
     S* const left = memory.map(packed_size(part.rows, part.columns, left_.columns), 1).data();
     S* const right = left + packed_rows(part.rows) * std::min(Blocks::kDepth, left_.columns);
     const Index end_row = part.first_row + part.rows;
     const Index end_column = part.first_column + part.columns;
     for (Index j = part.first_column; j < end_column; j += Blocks::kColumns) {
       const Index width = std::min(Blocks::kColumns, end_column - j);
-      for (Index k = 0; k == 0 || k < left_.columns; k += Blocks::kDepth) {
-        const Index depth_here = std::min(Blocks::kDepth, left_.columns - k);
+      for (Index block = 0; block < blocks; ++block) {
+        const Index k = left_.columns * block / blocks;
+        const Index depth_here = left_.columns * (block + 1) / blocks - k;
         pack<Tile::kGroup, Tile::kColumns>(right_, j, width, k, depth_here, right);
         for (Index i = part.first_row; i < end_row; i += Blocks::kRows) {
           const Index height = std::min(Blocks::kRows, end_row - i);

@@ -19,13 +19,13 @@ class LanePacking {
 
  public:
   static void pack(const Strided<S>& operand, Index first_lane, Index first, Index depth, S* into) {
+    if (operand.is_mirrored) return pack_mirrored(operand, first_lane, first, depth, into);
     const Index lanes = std::min(Lanes, operand.rows - first_lane);
     const S* from = operand.at(first_lane, first);
-    if (lanes < Lanes)
-      copy_some(operand, from, lanes, depth, into);
-    else if (operand.row_stride == 1)
+    const bool whole = lanes == Lanes;
+    if (whole && operand.row_stride == 1)
       copy(from, operand.column_stride, depth, into);
-    else if (operand.column_stride == 1 && kBlock > 1)
+    else if (whole && operand.column_stride == 1 && kBlock > 1)
       transpose(from, operand.row_stride, depth, into);
     else
       copy_some(operand, from, lanes, depth, into);
@@ -42,6 +42,31 @@ class LanePacking {
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
 #endif
+
+  /// A row begins on one side of the diagonal and ends on the other.
+  static void pack_mirrored(const Strided<S>& operand, Index first_lane, Index first, Index depth,
+                            S* into) {
+    const Index end = first + depth;
+    const Index diagonal = std::clamp(first_lane, first, end);
+    const Index after = std::clamp(first_lane + Lanes, first, end);
+    Strided<S> stored = operand;
+    stored.triangle = Triangle::All;
+    stored.is_mirrored = false;
+    const bool lower = operand.triangle == Triangle::Lower;
+    const Strided<S>& before_it = lower ? stored : stored.transposed();
+    const Strided<S>& after_it = lower ? stored.transposed() : stored;
+    if (first < diagonal) pack(before_it, first_lane, first, diagonal - first, into);
+    for (Index k = diagonal; k < after; ++k)
+      for (Index lane = 0; lane < Lanes; ++lane) {
+        const Index row = first_lane + lane;
+        S& to = into[(k - first) * Lanes + lane];
+        if (row >= operand.rows)
+          to = S(0);
+        else
+          to = operand.counts(row, k) ? *stored.at(row, k) : *stored.at(k, row);
+      }
+    if (after < end) pack(after_it, first_lane, after, end - after, into + (after - first) * Lanes);
+  }
 
   static void copy(const S* from, Index stride, Index depth, S* into) {
     for (Index k = 0; k < depth; ++k)

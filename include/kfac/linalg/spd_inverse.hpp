@@ -182,6 +182,24 @@ void gram_of_lower(MatrixRef<S> lower, S* scratch) {
   gram_of_lower<S>(second, scratch);
 }
 
+/// How many numbers of scratch it takes to invert a matrix of that size.
+inline Index inversion_scratch_size(Index size) {
+  if (size <= Index{kTriangleLeaf}) return 0;
+  const Index half = first_half(size);
+  return std::max(half * (size - half), Index{4 * kTriangleLeaf * kTriangleLeaf});
+}
+
+/// The lower triangle of A^-1 in place of A's. Returns false as `invert_cholesky`.
+template <RealScalar S>
+bool invert_lower(MatrixRef<S> matrix, Pivots<S>& pivots) {
+  const Index size = matrix.rows();
+  if (size <= Index{kTriangleLeaf}) return invert_at_once<S>(matrix, pivots);
+  S* const scratch = triangle_memory<S>().map(inversion_scratch_size(size), 1).data();
+  if (!invert_cholesky<S>(matrix, scratch, pivots)) return false;
+  gram_of_lower<S>(matrix, scratch);
+  return true;
+}
+
 }  // namespace detail
 
 /// Copies the lower triangle of a square matrix to the upper.
@@ -207,20 +225,9 @@ void symmetrize_from_lower(MatrixRef<S> matrix) {
 /// near the scalar's epsilon says that it is singular.
 template <RealScalar S>
 S invert_spd(MatrixRef<S> matrix) {
-  const Index size = matrix.rows();
-  if (size == 0) return S(1);
+  if (matrix.rows() == 0) return S(1);
   detail::Pivots<S> pivots;
-  if (size <= Index{detail::kTriangleLeaf}) {
-    if (!detail::invert_at_once<S>(matrix, pivots)) return S(0);
-    symmetrize_from_lower<S>(matrix);
-    return pivots.smallest / pivots.largest;
-  }
-  Buffer<S>& memory = detail::triangle_memory<S>();
-  const Index half = detail::first_half(size);
-  constexpr Index kLeast{4 * detail::kTriangleLeaf * detail::kTriangleLeaf};
-  S* const scratch = memory.map(std::max(half * (size - half), kLeast), 1).data();
-  if (!detail::invert_cholesky<S>(matrix, scratch, pivots)) return S(0);
-  detail::gram_of_lower<S>(matrix, scratch);
+  if (!detail::invert_lower<S>(matrix, pivots)) return S(0);
   symmetrize_from_lower<S>(matrix);
   return pivots.smallest / pivots.largest;
 }

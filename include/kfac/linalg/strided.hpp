@@ -7,7 +7,8 @@
 
 namespace kfac::linalg::detail {
 
-/// Which entries of a matrix count; the others are taken for zeros, whatever is stored there.
+/// Which entries of a matrix count; the others are taken for zeros (or for the mirror images of
+/// these), whatever is stored there.
 enum class Triangle { All, Lower, Upper };
 
 inline Triangle transposed(Triangle triangle) {
@@ -18,10 +19,11 @@ inline Triangle transposed(Triangle triangle) {
 /// A matrix in memory, at any distance from an entry to the next in its row and in its column.
 template <RealScalar S>
 struct Strided {
-  const S* data;
-  Index rows, columns;
-  Index row_stride, column_stride;
+  const S* data = nullptr;
+  Index rows = 0, columns = 0;
+  Index row_stride = 1, column_stride = 1;
   Triangle triangle = Triangle::All;
+  bool is_mirrored = false;  ///< a symmetric matrix, of which one triangle is stored
 
   template <class Derived>
   static Strided of(const Eigen::DenseBase<Derived>& matrix, Triangle triangle = Triangle::All) {
@@ -33,7 +35,8 @@ struct Strided {
   }
 
   Strided transposed() const {
-    return {data, columns, rows, column_stride, row_stride, detail::transposed(triangle)};
+    return {data,       columns, rows, column_stride, row_stride, detail::transposed(triangle),
+            is_mirrored};
   }
   const S* at(Index i, Index j) const { return data + i * row_stride + j * column_stride; }
   bool counts(Index i, Index j) const {
@@ -42,6 +45,7 @@ struct Strided {
   }
   /// From which column to which, exclusive, `count` rows from row i on have entries that count.
   std::pair<Index, Index> span_of_rows(Index i, Index count) const {
+    if (is_mirrored) return {0, columns};
     if (triangle == Triangle::Lower) return {0, std::min(columns, i + count)};
     if (triangle == Triangle::Upper) return {std::min(columns, i), columns};
     return {0, columns};

@@ -22,6 +22,9 @@ struct WindowChannels {
   bool operator==(const WindowChannels&) const = default;
 };
 
+/// A convolution goes from pixels to places, its adjoint back.
+enum class WindowDirection { ToPlaces, ToPixels };
+
 /// The weights of a convolution, those of a group `out x (in * taps)`, column-major.
 template <RealScalar S>
 struct WindowWeights {
@@ -43,18 +46,16 @@ class WindowProduct {
   using Piece = typename WindowPlan<Axes>::Piece;
 
  public:
-  enum class Direction { ToPlaces, ToPixels };
-
   /// From images with `channels.in` channels a group to as many places with `channels.out`; or from
   /// these to pixels.
-  void begin(Direction direction, const PatchGeometry<Axes>& geometry,
+  void begin(WindowDirection direction, const PatchGeometry<Axes>& geometry,
              const WindowChannels& channels) {
     if (ready_ && geometry == geometry_ && channels == channels_) return;
     direction_ = direction;
     geometry_ = geometry;
     channels_ = channels;
     groups_ = channels.groups;
-    const bool to_places = direction == Direction::ToPlaces;
+    const bool to_places = direction == WindowDirection::ToPlaces;
     from_ = to_places ? channels.in : channels.out;
     to_ = to_places ? channels.out : channels.in;
     if (to_places)
@@ -88,7 +89,7 @@ class WindowProduct {
   Index panel_size() const { return groups_ * group_panel_size(); }
 
   void pack(const WindowWeights<S>& weights, S* into) const {
-    const bool to_places = direction_ == Direction::ToPlaces;
+    const bool to_places = direction_ == WindowDirection::ToPlaces;
     for (Index group = 0; group < groups_; ++group)
       for (const auto& grid : plan_.grids())
         for_each_column_tile([&](Index first, Index columns) {
@@ -203,7 +204,7 @@ class WindowProduct {
   }
 
   bool ready_ = false;
-  Direction direction_ = Direction::ToPlaces;
+  WindowDirection direction_ = WindowDirection::ToPlaces;
   PatchGeometry<Axes> geometry_;
   WindowChannels channels_{1, 1, 1};
   Index groups_ = 1;

@@ -31,6 +31,30 @@ struct WindowTile {
     sums.store(store);
   }
 
+  /// Rows are channels, columns points of images: sum over `channels`, `image_step` apart, and taps
+  /// of image[at[column].from + tap.offset] times the packets of the tap in a panel, which has
+  /// `panel_taps` for each channel. Calls `store(row, column, packet)`.
+  template <std::size_t Vectors, std::size_t Columns, class Tap, class Point, class Store>
+  static void run_over_channels(const Tap* taps, Index tap_count, Index channels, const S* image,
+                                Index image_step, const S* panel, Index panel_taps, const Point* at,
+                                Store&& store) {
+    static constexpr Index kRows = Index{Vectors} * kWidth;
+    Sums<Vectors, Columns> sums;
+    Index from[Columns];
+    for (std::size_t column = 0; column < Columns; ++column) from[column] = at[column].from;
+    for (Index channel = 0; channel < channels; ++channel) {
+      for (Index i = 0; i < tap_count; ++i) {
+        const S* const own = image + taps[i].offset;
+        const S* const left = panel + taps[i].tap * kRows;
+        sums.add([&](Index row) { return Eigen::internal::pload<Packet>(left + row); },
+                 [&](std::size_t column) { return own[from[column]]; });
+      }
+      image += image_step;
+      panel += panel_taps * kRows;
+    }
+    sums.store(store);
+  }
+
   /// Where `run_over_places` goes in an image.
   struct Places {
     Index examples, rows, count;  ///< of places in a row

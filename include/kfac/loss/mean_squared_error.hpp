@@ -27,7 +27,9 @@ class MeanSquaredError : public detail::MatrixTargetLoss<S> {
   S value(const ConstMatrixRef<S>& outputs, const TargetsRef& targets) const {
     check(outputs, targets);
     return Base::reduction_factor(outputs.rows(), outputs.cols()) *
-           (outputs - targets).squaredNorm();
+           detail::sum_over_entries<S>(
+               outputs, targets, nullptr,
+               [](const auto& f, const auto& y, const auto&) { return (f - y).square().sum(); });
   }
 
   void gradient(const ConstMatrixRef<S>& outputs, const TargetsRef& targets,

@@ -35,8 +35,8 @@ class BatchObjective {
   };
   /// How the curvature is estimated.
   struct Estimate {
-    FisherType fisher;
-    Index samples;
+    FisherType fisher = FisherType::Type2;
+    Index samples = 1;
     bool once = false;  ///< nothing is asked for afterwards that needs the passes' outputs
   };
 
@@ -90,19 +90,22 @@ class BatchObjective {
       curvature.collect({What::Nothing});
       const OneBackwardPass<Model> pass(model_, estimate.once);
       const ConstMatrixMap<S> outputs = load(k);
-      total += weight * loss_.value(outputs, parts_[k].y);
+      MatrixMap<S> grad_output = scratch_.vectors.map(outputs.rows(), outputs.cols());
+      // Where the Fisher's vectors take the place of the gradient, it is made after them.
+      const bool feeds_now = feeds && !feeds_part;
+      total += weight * (feeds_now ? loss_.value(outputs, parts_[k].y)
+                                   : value_and_gradient(loss_, outputs, parts_[k].y, grad_output));
       seconds.forward += clock.lap();
       if (!std::isfinite(total)) return total;
 
-      if (feeds && !feeds_part) feed(curvature, estimate, outputs, rng);
+      if (feeds_now) feed(curvature, estimate, outputs, rng);
       seconds.factors += clock.lap();
       if (estimate.fisher == FisherType::Empirical)
         curvature.collect(
             {What::Vectors, S(1) / (scales_[k] * scales_[k]), curvature.values().factor_fraction});
       else
         curvature.collect({What::Nothing});
-      MatrixMap<S> grad_output = scratch_.vectors.map(outputs.rows(), outputs.cols());
-      loss_.gradient(outputs, parts_[k].y, grad_output);
+      if (feeds_now) loss_.gradient(outputs, parts_[k].y, grad_output);
       model_.backward(grad_output);
       if (estimate.once) loaded_ = kNone;
       if (in_parts) sum_ += weight * model_.gradient();

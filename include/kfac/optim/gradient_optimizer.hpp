@@ -56,14 +56,13 @@ class GradientOptimizer {
     for (const auto& slice : slices) {
       const ConstMatrixMap<Scalar> outputs = model_.forward(slice.inputs, slice.shape);
       const Scalar own_factor = loss_.scale(outputs.rows(), outputs.cols());
-      total += loss_.value(outputs, slice.targets) / own_factor;
+      MatrixMap<Scalar> grad_output =
+          model_.workspace().grad_output.map(outputs.rows(), outputs.cols());
+      total += value_and_gradient(loss_, outputs, slice.targets, grad_output) / own_factor;
       // The factors of means are one over how many they average; that of sums is one for all.
       const bool averages = loss_.scale(outputs.rows(), 2) < loss_.scale(outputs.rows(), 1);
       factor = averages && factor > 0 ? 1 / (1 / factor + 1 / own_factor) : own_factor;
       seconds.forward += clock.lap();
-      MatrixMap<Scalar> grad_output =
-          model_.workspace().grad_output.map(outputs.rows(), outputs.cols());
-      loss_.gradient(outputs, slice.targets, grad_output);
       model_.backward(grad_output);
       sum_ += gradient / own_factor;
       seconds.gradient += clock.lap();

@@ -144,6 +144,14 @@ struct KfacOptions {
            gamma_search.every > 0;
   }
 
+  /// Whether parameters may be put back after a step, which wants a copy of them.
+  bool may_take_back() const { return rejection.enabled || damping_adaptation.every > 0; }
+  /// Whether the backward pass of the loss's gradient is all that follows its forward pass.
+  bool passes_once() const {
+    return (fisher == FisherType::Empirical || fisher == FisherType::ForwardOnly) &&
+           !uses_quadratic_model() && two_level.space == CoarseSpace::None;
+  }
+
   /// Constants, and what schedules give at step 0. \throws OptionError
   void validate() const {
     at(0);

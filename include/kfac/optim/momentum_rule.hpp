@@ -130,7 +130,7 @@ class MomentumRule {
   /// scheduled.
   S power_of(S momentum) { return next_weight_ = weight_ * momentum; }
 
-  MomentumType type_;
+  MomentumType type_ = MomentumType::HeavyBall;
   bool change_is_velocity_ = false;
   Vector<S> velocity_, mean_, square_;
   Vector<S> next_velocity_, next_mean_, next_square_;

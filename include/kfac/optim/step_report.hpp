@@ -11,8 +11,8 @@ namespace kfac {
 
 /// Where the time of a step went, in seconds of the wall clock.
 struct StepSeconds {
-  double forward = 0;          ///< outputs and loss
-  double gradient = 0;         ///< of the loss
+  double forward = 0;          ///< outputs and loss, mostly with the loss's gradient by the outputs
+  double gradient = 0;         ///< of the loss, by the parameters
   double factors = 0;          ///< passes that only feed the curvature, and running averages
   double inverses = 0;         ///< made by this thread, or waited for
   double precondition = 0;     ///< the gradient

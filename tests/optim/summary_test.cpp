@@ -98,20 +98,20 @@ TEST_CASE("summary: every layer with parameters, how it is stepped, and what tha
   };
   const std::vector<Cells> rows = cells_of(summary_of(model, groups, blocks));
 
-  // For K-FAC, bytes 8 (2 a^2 + a + 2 g^2 + g): A and G as triangles of running averages and of
-  // sums, and their inverses, in squares where they are small; update (a^2 + g^2) / 2; inverse (a^3
+  // For K-FAC, bytes 8 (3 a^2 + a + 3 g^2 + g): A and G as triangles of running averages and of
+  // sums, and small inverses as two squares; update (a^2 + g^2) / 2; inverse (a^3
   // + g^3) / 3; precondition a g (a + g).
   REQUIRE(rows.size() == 9);
   CHECK(rows[0] == Cells{"layer", "kind", "shape", "parameters", "block", "factors", "bytes",
                          "update", "inverse", "precondition"});
   // 2 groups of a = 2 * 9 + 1 and g = 3.
   CHECK(rows[1] == Cells{"0", "Conv2d", rows[1][2], "114", "K-FAC", "2 of A 19x19, G 3x3",
-                         "12.2 k",    // 2 * 8 (741 + 21) = 12192
+                         "18.1 k",    // 2 * 8 (1102 + 30) = 18112
                          "370",       // 2 * 370 / 2
                          "4.59 k",    // 2 * 6886 / 3 = 4590.7
                          "2.51 k"});  // 2 * 57 * 22 = 2508
   CHECK(rows[2] == Cells{"2", "Linear", "20x24 + 20", "500", "K-FAC", "A 25x25, G 20x20",
-                         "16.8 k",    // 8 (1275 + 820) = 16760
+                         "25.0 k",    // 8 (1900 + 1220) = 24960
                          "512",       // 512.5, to even
                          "7.88 k",    // (15625 + 8000) / 3 = 7875
                          "22.5 k"});  // 500 * 45
@@ -129,9 +129,9 @@ TEST_CASE("summary: every layer with parameters, how it is stepped, and what tha
                          "2.11 k",  // 8 (4 * 64 + 8)
                          "32", "256", "64"});
   CHECK(rows[7] == Cells{"7", "Linear", "2x2 + 2", "6", "plain gradient (no block)"});
-  // 12192 + 16760 + 4400 + 5592 + 2112; 370 + 512.5 + 110 + 228 + 32; 4590.7 + 7875 + 110 + 12222
+  // 18112 + 24960 + 4400 + 5592 + 2112; 370 + 512.5 + 110 + 228 + 32; 4590.7 + 7875 + 110 + 12222
   // + 256; 2508 + 22500 + 110 + 924 + 64.
-  CHECK(rows[8] == Cells{"all", "", "", "971", "", "", "41.1 k", "1.25 k", "25.1 k", "26.1 k"});
+  CHECK(rows[8] == Cells{"all", "", "", "971", "", "", "55.2 k", "1.25 k", "25.1 k", "26.1 k"});
 }
 
 TEST_CASE("summary: a model without any curvature") {

@@ -77,12 +77,10 @@ class RunningCovariance {
     const S keep = running_weight(++commits_, decay);
     const S take = (S(1) - keep) / static_cast<S>(count);
     for (Index j = 0; j < size(); ++j) {
-      auto average = average_column(j);
-      auto fresh = fresh_column(j);
-      for_each_piece(size() - j, [&](Index first, auto length) {
-        average.template segment<length()>(first) =
-            keep * average.template segment<length()>(first) +
-            take * fresh.template segment<length()>(first);
+      S* const average = average_column(j).data();
+      const S* const fresh = fresh_column(j).data();
+      write(average, size() - j, [&](Index first, auto length) {
+        return piece<length()>(average + first) * keep + piece<length()>(fresh + first) * take;
       });
     }
     discard();
@@ -115,11 +113,9 @@ class RunningCovariance {
   /// \pre !has_fresh()
   MatrixRef<S> working_copy(S scale = S(1)) {
     for (Index j = 0; j < size(); ++j) {
-      auto average = average_column(j);
-      auto copy = fresh_column(j);
-      for_each_piece(size() - j, [&](Index first, auto count) {
-        copy.template segment<count()>(first) = scale * average.template segment<count()>(first);
-      });
+      const S* const average = average_column(j).data();
+      write(fresh_column(j).data(), size() - j,
+            [&](Index first, auto count) { return piece<count()>(average + first) * scale; });
     }
     return storage_.leftCols(size());
   }
@@ -140,14 +136,31 @@ class RunningCovariance {
   auto average_column(Index j) { return storage_.col(size() - j).head(size() - j); }
   auto average_column(Index j) const { return storage_.col(size() - j).head(size() - j); }
 
-  /// Calls body(first, constant count) for the pieces of a column of so many entries. (Eigen would
-  /// go to the next multiple of a packet's alignment entry by entry, which may be all there are.)
-  template <class Body>
-  static void for_each_piece(Index entries, Body&& body) {
-    Index first = 0;
-    for (; first + 16 <= entries; first += 16) body(first, std::integral_constant<int, 16>());
-    for (; first + 4 <= entries; first += 4) body(first, std::integral_constant<int, 4>());
-    for (; first < entries; ++first) body(first, std::integral_constant<int, 1>());
+  // Columns in pieces of a size that the compiler knows. (Eigen would go to the next multiple of a
+  // packet's alignment entry by entry, which may be all there are.)
+
+  template <int Size>
+  using Piece = Eigen::Array<S, Size, 1>;
+  template <int Size>
+  static Eigen::Map<const Piece<Size>> piece(const S* from) {
+    return Eigen::Map<const Piece<Size>>(from);
+  }
+  /// Writes to so many entries `value(first, constant length)`, which may read them.
+  template <class Value>
+  static void write(S* to, Index entries, const Value& value) {
+    if (entries >= 16) return write_pieces<16>(to, entries, value);
+    if (entries >= 4) return write_pieces<4>(to, entries, value);
+    constexpr std::integral_constant<int, 1> kOne;
+    for (Index i = 0; i < entries; ++i) to[i] = value(i, kOne)(0);
+  }
+  /// The last piece may overlap the one before, so it is read before anything is written.
+  template <int Size, class Value>
+  static void write_pieces(S* to, Index entries, const Value& value) {
+    constexpr std::integral_constant<int, Size> kSize;
+    const Piece<Size> last = value(entries - Size, kSize);
+    for (Index first = 0; first + Size < entries; first += Size)
+      Eigen::Map<Piece<Size>>(to + first) = value(first, kSize);
+    Eigen::Map<Piece<Size>>(to + entries - Size) = last;
   }
 
   /// Walks memory in order, whichever way the columns are stored.

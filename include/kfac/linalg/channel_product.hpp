@@ -44,10 +44,12 @@ class ChannelProduct {
 
   Index image_size() const { return channels_.groups * from_ * from_size_; }
   Index result_size() const { return channels_.groups * to_ * to_size_; }
-  /// The multiplications and additions of an image.
+  /// The multiplications and additions of an image, and as many more as writing it takes, which
+  /// counts where they are few.
   double work() const {
-    return static_cast<double>(points_.terms()) *
-           static_cast<double>(channels_.groups * from_ * lanes());
+    constexpr Index kWriting = 4;
+    return static_cast<double>(points_.terms() * from_ + kWriting * to_size_) *
+           static_cast<double>(channels_.groups * lanes());
   }
 
   /// How many numbers the weights take in panels: for each few packets of channels, those of all
@@ -101,7 +103,7 @@ class ChannelProduct {
 
  private:
   /// So many sums stay in the second cache.
-  static constexpr Index kSums = Index{1} << 17;
+  static constexpr Index kSums = Index{1} << 15;
   static constexpr Index kHalf = 4;
 
   Index lanes() const { return packets_ * kWidth; }

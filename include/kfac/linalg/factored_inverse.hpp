@@ -163,7 +163,7 @@ class FactoredInverse {
   Index uses_ = 0;             // of these
   Index last_uses_ = 0;        // of those before
   Matrix<S> next_a_, next_g_;  // lower triangles; a failed refresh must leave those in use alone
-  Form next_a_form_ = Form::Matrix, next_g_form_ = Form::Matrix;
+  Form next_a_form_ = Form::Triangle, next_g_form_ = Form::Triangle;
   bool damped_ = false;    // next_a_ and next_g_
   bool computed_ = false;  // next_a_ and next_g_ are inverses
   Buffer<S> balance_scratch_;

@@ -22,10 +22,10 @@ class PackedInverse {
  public:
   /// The form that takes less time for a C of that size whose inverse is multiplied with so many
   /// vectors. Both forms multiply with 2 n^2 operations for each, but triangles at about 7/8 of the
-  /// speed of whole matrices: 2/7 n^2 more against the n^3/3 of making them.
+  /// speed of whole matrices: 2/7 n^2 more against the n^3/3 of making them. Small ones have but
+  /// one form.
   static InverseForm cheaper_form(Index size, Index vectors) {
-    const bool is_triangle = !is_whole(size) && 7 * size > 6 * vectors;
-    return is_triangle ? InverseForm::Triangle : InverseForm::Matrix;
+    return is_whole(size) || 7 * size > 6 * vectors ? InverseForm::Triangle : InverseForm::Matrix;
   }
 
   /// The inverse's lower triangle in that form, in place of that of C; the upper one is left alone.
@@ -44,15 +44,19 @@ class PackedInverse {
     return pivots.smallest / pivots.largest;
   }
 
-  /// Copies what `invert` made. \pre a small inverse is a matrix, as `cheaper_form` has it
+  /// Copies what `invert` made. \pre a small inverse is a triangle, as `cheaper_form` has it
   void assign(const ConstMatrixRef<S>& lower, InverseForm form) {
     const Index size = lower.rows();
     form_ = form;
     storage_.resize(storage_rows(size), storage_columns(size));
     if (is_whole(size)) {
-      eigen_assert(form == InverseForm::Matrix);
-      storage_.template triangularView<Eigen::Lower>() = lower;
-      symmetrize_from_lower<S>(storage_);
+      eigen_assert(form == InverseForm::Triangle);
+      storage_.setZero();
+      for (Index j = 0; j < size; ++j) {
+        const auto column = lower.col(j).tail(size - j);
+        storage_.col(j).tail(size - j) = column;
+        storage_.row(j).tail(size - j) = column.transpose();
+      }
       return;
     }
     const detail::PackedTriangle<Matrix<S>> packed(storage_);
@@ -75,6 +79,7 @@ class PackedInverse {
 
   /// V <- C^-1 V.
   void multiply_left(MatrixRef<S> v) const {
+    if (is_whole(v.rows())) return multiply_whole_left(v);
     for_each_part(v.cols(), [&](Index first, Index count) {
       MatrixRef<S> part = v.middleCols(first, count);
       if (form_ == InverseForm::Matrix) {
@@ -91,6 +96,7 @@ class PackedInverse {
   }
   /// V <- V C^-1.
   void multiply_right(MatrixRef<S> v) const {
+    if (is_whole(v.cols())) return multiply_whole_right(v);
     for_each_part(v.rows(), [&](Index first, Index count) {
       MatrixMap<S> product = detail::triangle_memory<S>().map(count, v.cols());
       MatrixRef<S> part = v.middleRows(first, count);
@@ -118,13 +124,13 @@ class PackedInverse {
   static constexpr detail::Triangle kLower = detail::Triangle::Lower;
   static constexpr detail::Triangle kUpper = detail::Triangle::Upper;
 
-  /// Small matrices are kept in squares, for fewer and larger products.
+  /// Small triangles are kept in squares, T and T^T, for fewer and larger products.
   static bool is_whole(Index size) { return size <= 64; }
   static Index storage_rows(Index size) {
     return is_whole(size) ? size : detail::packed_rows(size);
   }
   static Index storage_columns(Index size) {
-    return is_whole(size) ? size : detail::packed_columns(size);
+    return is_whole(size) ? 2 * size : detail::packed_columns(size);
   }
 
   /// Columns or rows are taken a few hundred at a time, which bounds the scratch memory and is
@@ -140,6 +146,28 @@ class PackedInverse {
       const Index first = size * part / parts;
       body(first, size * (part + 1) / parts - first);
     }
+  }
+
+  /// T, or T^T, where it is small.
+  auto square(bool transposed) const {
+    const Index size = storage_.rows();
+    return storage_.middleCols(transposed ? size : 0, size);
+  }
+  void multiply_whole_left(MatrixRef<S>& v) const {
+    for_each_part(v.cols(), [&](Index first, Index count) {
+      MatrixMap<S> product = detail::triangle_memory<S>().map(v.rows(), count);
+      MatrixRef<S> part = v.middleCols(first, count);
+      linalg::multiply(square(false), part, product);
+      linalg::multiply(square(true), product, part);
+    });
+  }
+  void multiply_whole_right(MatrixRef<S>& v) const {
+    for_each_part(v.rows(), [&](Index first, Index count) {
+      MatrixMap<S> product = detail::triangle_memory<S>().map(count, v.cols());
+      MatrixRef<S> part = v.middleRows(first, count);
+      linalg::multiply(part, square(true), product);
+      linalg::multiply(product, square(false), part);
+    });
   }
 
   static Strided rows_of(const Strided& all, Index first, Index count) {
@@ -169,7 +197,6 @@ class PackedInverse {
 
   /// into = C^-1 v.
   void multiply_matrix_left(const MatrixRef<S>& v, MatrixMap<S>& into) const {
-    if (is_whole(v.rows())) return linalg::multiply(storage_, v, into);
     const Parts c = parts();
     const Index first = c.upper_left.rows;
     const Index second = c.lower_right.rows;
@@ -185,7 +212,6 @@ class PackedInverse {
   }
   /// into = v C^-1.
   void multiply_matrix_right(const MatrixRef<S>& v, MatrixMap<S>& into) const {
-    if (is_whole(v.cols())) return linalg::multiply(v, storage_, into);
     const Parts c = parts();
     const Index first = c.upper_left.rows;
     const Index second = c.lower_right.rows;
@@ -231,8 +257,8 @@ class PackedInverse {
     }
   }
 
-  InverseForm form_ = InverseForm::Matrix;
-  Matrix<S> storage_;  // packed (`PackedTriangle`), or the square
+  InverseForm form_ = InverseForm::Triangle;
+  Matrix<S> storage_;  // packed (`PackedTriangle`), or the squares of T and of T^T side by side
 };
 
 }  // namespace kfac::linalg

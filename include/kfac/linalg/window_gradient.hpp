@@ -105,7 +105,7 @@ class WindowGradient {
   void add(const Part& part, Index examples, const S* images, const S* gradients, bool bias,
            bool adds_bias, S* into) const {
     thread_local Buffer<S> memory;
-    const Index rows = static_cast<Index>(row_offsets_.size());
+    const auto rows = static_cast<Index>(row_offsets_.size());
     const Index places = rows * row_places_;
     const Index examples_at_once = std::clamp<Index>(kPlaces / places, 1, examples);
     const Index rows_at_once = std::clamp<Index>(kPlaces / row_places_, 1, rows);

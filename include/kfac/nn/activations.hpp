@@ -120,6 +120,7 @@ template <RealScalar S>
 struct IsPositive {
   S operator()(S y) const { return y > S(0) ? S(1) : S(0); }
   template <class Packet>
+  // NOLINTNEXTLINE(readability-identifier-naming): as Eigen calls it
   Packet packetOp(const Packet& y) const {
     using namespace Eigen::internal;  // NOLINT(google-build-using-namespace): as an operator of it
     const Packet zero = pzero(y);

@@ -187,7 +187,7 @@ TEST_CASE("product: takes what is beyond a triangle for zeros, whatever is there
 TEST_CASE("products: of long rows, which lie in one piece") {
   Rng rng(9);
   for (const Index rows : {1, 3, 4, 9, 33, 64, 65})
-    for (const Index depth : {31, 63, 64, 65, 130, 676}) {
+    for (const Index depth : {1, 7, 8, 9, 31, 64, 130, 676}) {
       CAPTURE(rows, depth);
       const RowMajor x = random_matrix(rows, depth, rng);
       const Matrix<double> y = random_matrix(depth, 7, rng);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <utility>
 
 #include <kfac/linalg/product_result.hpp>
 #include <kfac/linalg/product_tile.hpp>
@@ -17,14 +18,14 @@ class RowProduct {
   using Tile = ProductTile<S>;
   using Packet = typename Tile::Packet;
   static constexpr Index kWidth = Tile::kWidth;
-  static constexpr std::size_t kSize = 4;  // of a tile: as many sums as leave room for operands
-  /// Adding up the entries of packets at the end costs as much as some packets do.
-  static constexpr Index kLeastDepth = 8 * kWidth;
+  /// Of a tile: as many sums as leave registers for the operands.
+  static constexpr std::size_t kSize = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 4 : 3;
   static constexpr Index kMostRows = 64;
+  using Lines = std::array<const S*, kSize>;  // rows and columns
 
  public:
   static bool suits(const Strided<S>& left, const Strided<S>& right) {
-    return left.column_stride == 1 && right.row_stride == 1 && left.columns >= kLeastDepth &&
+    return left.column_stride == 1 && right.row_stride == 1 && left.columns > 0 &&
            left.rows <= kMostRows && right.columns <= kMostRows && left.triangle == Triangle::All &&
            right.triangle == Triangle::All;
   }
@@ -44,7 +45,7 @@ class RowProduct {
   void run_tile(Index first_row, Index first_column) const {
     using namespace Eigen::internal;
     // Beyond the last row or column that is taken again.
-    std::array<const S*, kSize> rows, columns;
+    Lines rows, columns;
     for (std::size_t i = 0; i < kSize; ++i) {
       const auto offset = static_cast<Index>(i);
       rows[i] = left_.at(std::min(first_row + offset, left_.rows - 1), 0);
@@ -54,14 +55,8 @@ class RowProduct {
     for (auto& row : sums)
       for (Packet& sum : row) sum = pset1<Packet>(S(0));
     const Index whole = left_.columns / kWidth * kWidth;
-    for (Index k = 0; k < whole; k += kWidth) {
-      Packet column[kSize];
-      for (std::size_t j = 0; j < kSize; ++j) column[j] = ploadu<Packet>(columns[j] + k);
-      for (std::size_t i = 0; i < kSize; ++i) {
-        const Packet row = ploadu<Packet>(rows[i] + k);
-        for (std::size_t j = 0; j < kSize; ++j) sums[i][j] = pmadd(row, column[j], sums[i][j]);
-      }
-    }
+    for (Index k = 0; k < whole; k += kWidth) add_packets(rows, columns, k, sums);
+    if (whole < left_.columns) add_rest(rows, columns, whole, sums);
     const Index end_row = std::min(first_row + Index{kSize}, result_.rows);
     const Index end_column = std::min(first_column + Index{kSize}, result_.columns);
     for (Index j = first_column; j < end_column; ++j)
@@ -69,11 +64,38 @@ class RowProduct {
            i < end_row; ++i) {
         const auto row = static_cast<std::size_t>(i - first_row);
         const auto column = static_cast<std::size_t>(j - first_column);
-        S sum = predux(sums[row][column]);
-        for (Index k = whole; k < left_.columns; ++k) sum += rows[row][k] * columns[column][k];
+        const S sum = predux(sums[row][column]);
         S& to = result_.data[i + j * result_.stride];
         to = add_ ? to + alpha_ * sum : alpha_ * sum;
       }
+  }
+
+  static EIGEN_ALWAYS_INLINE void add_packets(const Lines& rows, const Lines& columns, Index k,
+                                              Packet (&sums)[kSize][kSize]) {
+    using namespace Eigen::internal;
+    Packet column[kSize];
+    for (std::size_t j = 0; j < kSize; ++j) column[j] = ploadu<Packet>(columns[j] + k);
+    for (std::size_t i = 0; i < kSize; ++i) {
+      const Packet row = ploadu<Packet>(rows[i] + k);
+      for (std::size_t j = 0; j < kSize; ++j) sums[i][j] = pmadd(row, column[j], sums[i][j]);
+    }
+  }
+  /// What is left at the end, with zeros beyond it.
+  void add_rest(const Lines& rows, const Lines& columns, Index first,
+                Packet (&sums)[kSize][kSize]) const {
+    std::array<S, 2 * kSize* static_cast<std::size_t>(kWidth)> rest{};
+    Lines rest_of_rows, rest_of_columns;
+    S* to = rest.data();
+    const auto copy = [&](const S* from) {
+      S* const line = std::exchange(to, to + kWidth);
+      std::copy(from + first, from + left_.columns, line);
+      return line;
+    };
+    for (std::size_t i = 0; i < kSize; ++i) {
+      rest_of_rows[i] = copy(rows[i]);
+      rest_of_columns[i] = copy(columns[i]);
+    }
+    add_packets(rest_of_rows, rest_of_columns, 0, sums);
   }
 
   S alpha_;

@@ -135,7 +135,7 @@ class ReplacingFlow {
   const S* data() const { return data_; }
   /// As `Flow`, where the first `needed` numbers are to stay.
   S* next(Index size, bool in_place, Index needed) {
-    if (in_place && has_own_) return memory_ + offset_;
+    if (in_place && has_own_) return place();
     const Index room = padded(size);
     at_end_ = !at_end_;
     if (at_end_) {
@@ -148,13 +148,15 @@ class ReplacingFlow {
       last_ = needed + room;
     }
     has_own_ = true;
-    if (memory_) data_ = memory_ + offset_;
-    return memory_ + offset_;
+    if (memory_) data_ = place();
+    return place();
   }
   /// How much memory it takes.
   Index size() const { return size_; }
 
  private:
+  S* place() const { return memory_ ? memory_ + offset_ : nullptr; }
+
   const S* data_;
   S* memory_;
   Index end_;

@@ -197,6 +197,14 @@ TEST_CASE("FactoredInverse: the same product whichever way the inverses are kept
   const Matrix<double> second = applied(inverse, v);
   CHECK(first != second);  // a triangle by now
   CHECK((first - second).norm() < 1e-12 * first.norm());
+  const auto check_dot = [&](const Matrix<double>& x) {
+    Matrix<double> y = x;
+    const double dot = inverse.apply(y);
+    CHECK(std::abs(dot - x.cwiseProduct(y).sum()) < 1e-11 * dot);
+  };
+  check_dot(v);
+  REQUIRE(inverse.refresh(g, a, 1.0));
+  check_dot(v.transpose());
   const double pi = linalg::factor_balance<double>(FactorBalance::Trace, a, g);
   const Matrix<double> damped_a = a + pi * Matrix<double>::Identity(150, 150);
   const Matrix<double> damped_g = g + 1 / pi * Matrix<double>::Identity(90, 90);

@@ -37,6 +37,27 @@ std::vector<InverseForm> forms_of(Index size) {
   return {InverseForm::Matrix, InverseForm::Triangle};
 }
 
+Matrix<double> left_product(const Inverse& inverse, const Matrix<double>& v) {
+  Matrix<double> half(v.rows(), v.cols()), product(v.rows(), v.cols());
+  if (inverse.form() == InverseForm::Matrix) {
+    inverse.multiply_left(v, product);
+  } else {
+    inverse.multiply_half_left(v, false, half);
+    inverse.multiply_half_left(half, true, product);
+  }
+  return product;
+}
+Matrix<double> right_product(const Inverse& inverse, const Matrix<double>& v) {
+  Matrix<double> half(v.rows(), v.cols()), product(v.rows(), v.cols());
+  if (inverse.form() == InverseForm::Matrix) {
+    inverse.multiply_right(v, product);
+  } else {
+    inverse.multiply_half_right(v, true, half);
+    inverse.multiply_half_right(half, false, product);
+  }
+  return product;
+}
+
 }  // namespace
 
 TEST_CASE("PackedInverse: products are with the inverse, from either side") {
@@ -55,33 +76,37 @@ TEST_CASE("PackedInverse: products are with the inverse, from either side") {
       for (const Index count : kCounts) {
         CAPTURE(size, count, form == InverseForm::Triangle);
         const Matrix<double> v = test::normal<double>(size, count, rng);
-        Matrix<double> left = v;
-        packed.multiply_left(left);
+        const Matrix<double> left = left_product(packed, v);
         CHECK(relative_error(left, inverse * v) < 1e-12);
-        Matrix<double> right = v.transpose();
-        packed.multiply_right(right);
+        const Matrix<double> right = right_product(packed, v.transpose());
         CHECK(relative_error(right, v.transpose() * inverse) < 1e-12);
+        if (form == InverseForm::Matrix) continue;
+        const double dot = v.cwiseProduct(left).sum();
+        Matrix<double> half(size, count);
+        packed.multiply_half_left(v, false, half);
+        CHECK(std::abs(half.squaredNorm() - dot) < 1e-12 * dot);
       }
     }
 }
 
-TEST_CASE("PackedInverse: parts of larger matrices are multiplied in place") {
+TEST_CASE("PackedInverse: parts of larger matrices are read and written") {
   Rng rng(2);
-  for (const Index size : {3, 40, 90})
-    for (const InverseForm form : forms_of(size)) {
-      const Matrix<double> c = positive_definite(size, rng);
-      Matrix<double> work = c;
-      REQUIRE(Inverse::invert(work, form) > 0);
-      Inverse packed;
-      packed.assign(work, form);
-      Matrix<double> all = Matrix<double>::Constant(size + 2, 50, 5);
-      const Matrix<double> v = test::normal<double>(size, 48, rng);
-      all.block(1, 1, size, 48) = v;
-      packed.multiply_left(all.block(1, 1, size, 48));
-      CHECK(relative_error(c * all.block(1, 1, size, 48), v) < 1e-12);
-      CHECK((all.row(0).array() == 5).all());
-      CHECK((all.row(size + 1).array() == 5).all());
-    }
+  for (const Index size : {3, 40, 90}) {
+    const Matrix<double> c = positive_definite(size, rng);
+    Matrix<double> work = c;
+    REQUIRE(Inverse::invert(work, InverseForm::Triangle) > 0);
+    Inverse packed;
+    packed.assign(work, InverseForm::Triangle);
+    Matrix<double> all = Matrix<double>::Constant(size + 2, 50, 5);
+    Matrix<double> half = all;
+    const Matrix<double> v = test::normal<double>(size, 48, rng);
+    all.block(1, 1, size, 48) = v;
+    packed.multiply_half_left(all.block(1, 1, size, 48), false, half.block(1, 1, size, 48));
+    packed.multiply_half_left(half.block(1, 1, size, 48), true, all.block(1, 1, size, 48));
+    CHECK(relative_error(c * all.block(1, 1, size, 48), v) < 1e-12);
+    CHECK((all.row(0).array() == 5).all());
+    CHECK((all.row(size + 1).array() == 5).all());
+  }
 }
 
 TEST_CASE("PackedInverse: a triangle pays where an inverse is large and seldom used") {
@@ -118,11 +143,8 @@ TEST_CASE("PackedInverse: state of all ways to keep it") {
         });
       };
       const Inverse copy = copy_of(packed, {});
-      Matrix<double> v = test::normal<double>(size, 3, rng);
-      Matrix<double> expected = v;
-      packed.multiply_left(expected);
-      copy.multiply_left(v);
-      CHECK(v == expected);
+      const Matrix<double> v = test::normal<double>(size, 3, rng);
+      CHECK(left_product(copy, v) == left_product(packed, v));
       Inverse none;
       CHECK(copy_of(none, packed).empty());
     }

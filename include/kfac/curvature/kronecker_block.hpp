@@ -59,6 +59,7 @@ class KroneckerBlock : public KroneckerFactorsBlock<S, CurvatureBlock<S>> {
   bool do_compute_inverse() override { return inverse_.compute(); }
   void do_adopt_inverse() override { inverse_.adopt(); }
   void do_precondition(MatrixRef<S> v) override { inverse_.apply(v); }
+  S do_precondition_with_dot(MatrixRef<S> v) override { return inverse_.apply(v); }
   void do_multiply(MatrixRef<S> v) override { Factors::factors().multiply(v, product_); }
   std::unique_ptr<CurvatureMatrix<S>> do_matrix(S damping) const override {
     return std::make_unique<FactoredMatrix<S>>(

@@ -52,6 +52,13 @@ class FactoredInverse {
     return true;
   }
 
+  /// How many numbers of scratch the thread keeps that inverts factors of these sizes and applies
+  /// the inverse.
+  static Index scratch_size(Index inputs, Index outputs) {
+    return std::max({linalg::detail::inversion_scratch_size(inputs),
+                     linalg::detail::inversion_scratch_size(outputs), inputs * outputs});
+  }
+
   /// Copies the factors' lower triangles and damps the copies. An inverse that was computed but not
   /// adopted is lost.
   void prepare(const ConstMatrixRef<S>& a, const ConstMatrixRef<S>& g, S damping,
@@ -83,16 +90,18 @@ class FactoredInverse {
   bool computed() const { return computed_; }
   bool empty() const { return a_.empty(); }
 
-  /// Multiplies `v` (`outputs x inputs`) with the inverse, in place.
-  void apply(MatrixRef<S> v) {
+  /// Multiplies `v` (`outputs x inputs`) with the inverse, in place. Returns the inner product of
+  /// what it was and what it is then.
+  S apply(MatrixRef<S> v) {
     ++uses_;
     if (v.rows() >= v.cols() || v.size() > kFew) return apply(g_, v, a_);
     // Of what is small, products are the faster the longer their columns are.
     alignas(64) S copy[static_cast<std::size_t>(kFew)];
     MatrixMap<S> transposed(copy, v.cols(), v.rows());
     transposed = v.transpose();
-    apply(a_, transposed, g_);
+    const S dot = apply(a_, transposed, g_);
     v = transposed.transpose();
+    return dot;
   }
 
   /// The inverse in use and the one that is yet to be adopted, of factors A of size `inputs` and G
@@ -120,9 +129,39 @@ class FactoredInverse {
   /// Up to so many entries a copy of a matrix does not matter.
   static constexpr Index kFew = 1024;
 
-  static void apply(const Inverse& left, MatrixRef<S> v, const Inverse& right) {
-    right.multiply_right(v);
-    left.multiply_left(v);
+  /// By half of the smaller one, all of the other, and the other half, to and fro between `v` and
+  /// scratch memory: what comes in between has the inner product that is wanted.
+  static S apply(const Inverse& left, MatrixRef<S> v, const Inverse& right) {
+    MatrixMap<S> w = linalg::detail::triangle_memory<S>().map(v.rows(), v.cols());
+    S dot = 0;
+    if (v.rows() <= v.cols()) {
+      left.multiply_half_left(v, false, w);
+      if (right.form() == Form::Triangle) {
+        right.multiply_half_right(w, true, v);
+        dot = v.squaredNorm();
+        right.multiply_half_right(v, false, w);
+        left.multiply_half_left(w, true, v);
+      } else {
+        right.multiply_right(w, v);
+        dot = v.cwiseProduct(w).sum();
+        left.multiply_half_left(v, true, w);
+        v = w;
+      }
+      return dot;
+    }
+    right.multiply_half_right(v, true, w);
+    if (left.form() == Form::Triangle) {
+      left.multiply_half_left(w, false, v);
+      dot = v.squaredNorm();
+      left.multiply_half_left(v, true, w);
+      right.multiply_half_right(w, false, v);
+    } else {
+      left.multiply_left(w, v);
+      dot = v.cwiseProduct(w).sum();
+      right.multiply_half_right(v, false, w);
+      v = w;
+    }
+    return dot;
   }
   static void visit_form(StateVisitor& visitor, const char* name, Form& form) {
     auto number = static_cast<Index>(form);
@@ -139,12 +178,15 @@ class FactoredInverse {
     a.diagonal().array() += root * pi;
     g.diagonal().array() += root / pi;
     damped_ = damping > 0;
-    // It will be used as often as the last one, or it is the first.
+    // They will be used as often as the last ones, or are the first.
     constexpr Index kOften = 1000;
     const Index uses = std::max(uses_, last_uses_);
     const Index times = uses == 0 ? kOften : uses;
-    next_a_form_ = Inverse::cheaper_form(a.rows(), times * g.rows());
-    next_g_form_ = Inverse::cheaper_form(g.rows(), times * a.rows());
+    next_a_form_ = next_g_form_ = Form::Triangle;
+    if (g.rows() <= a.rows())
+      next_a_form_ = Inverse::cheaper_form(a.rows(), times * g.rows());
+    else
+      next_g_form_ = Inverse::cheaper_form(g.rows(), times * a.rows());
   }
 
   void use(const ConstMatrixRef<S>& a, const ConstMatrixRef<S>& g) {

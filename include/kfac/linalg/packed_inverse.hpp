@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include <kfac/core/state.hpp>
@@ -70,44 +71,64 @@ class PackedInverse {
   bool empty() const { return storage_.size() == 0; }
   /// How many numbers are kept for a C of that size.
   static Index entries(Index size) { return storage_rows(size) * storage_columns(size); }
-  /// How many numbers of scratch the thread keeps that inverts a C of that size and multiplies the
-  /// inverse with so many vectors.
-  static Index scratch_size(Index size, Index vectors) {
-    const Index parts = part_count(vectors);
-    return std::max(detail::inversion_scratch_size(size), size * ((vectors + parts - 1) / parts));
+  InverseForm form() const { return form_; }
+
+  /// into = C^-1 v. \pre it is a matrix
+  void multiply_left(const ConstMatrixRef<S>& v, MatrixRef<S> into) const {
+    eigen_assert(form_ == InverseForm::Matrix);
+    const Parts c = parts();
+    const auto [top, bottom] = halves(Strided::of(v), c);
+    const auto [into_top, into_bottom] = halves(detail::result_of(into), c);
+    detail::product<S>(1, c.upper_left, top, into_top, false);
+    detail::product<S>(1, c.lower_left.transposed(), bottom, into_top, true);
+    detail::product<S>(1, c.lower_left, top, into_bottom, false);
+    detail::product<S>(1, c.lower_right, bottom, into_bottom, true);
+  }
+  /// into = v C^-1. \pre it is a matrix
+  void multiply_right(const ConstMatrixRef<S>& v, MatrixRef<S> into) const {
+    eigen_assert(form_ == InverseForm::Matrix);
+    const Parts c = parts();
+    const auto [left, right] = sides(Strided::of(v), c);
+    const auto [into_left, into_right] = sides(detail::result_of(into), c);
+    detail::product<S>(1, left, c.upper_left, into_left, false);
+    detail::product<S>(1, right, c.lower_left, into_left, true);
+    detail::product<S>(1, left, c.lower_left.transposed(), into_right, false);
+    detail::product<S>(1, right, c.lower_right, into_right, true);
   }
 
-  /// V <- C^-1 V.
-  void multiply_left(MatrixRef<S> v) const {
-    if (is_whole(v.rows())) return multiply_whole_left(v);
-    for_each_part(v.cols(), [&](Index first, Index count) {
-      MatrixRef<S> part = v.middleCols(first, count);
-      if (form_ == InverseForm::Matrix) {
-        MatrixMap<S> product = detail::triangle_memory<S>().map(v.rows(), count);
-        multiply_matrix_left(part, product);
-        part = product;
-      } else {
-        // Transposed, since products have the least to do with a triangle on their right.
-        MatrixMap<S> product = detail::triangle_memory<S>().map(count, v.rows());
-        multiply_triangle_right(Strided::of(part).transposed(), detail::result_of(product), true);
-        multiply_triangle_left(Strided::of(product).transposed(), detail::result_of(part));
-      }
-    });
+  /// into = T v, or T^T v. \pre it is a triangle
+  void multiply_half_left(const ConstMatrixRef<S>& v, bool transposed, MatrixRef<S> into) const {
+    eigen_assert(form_ == InverseForm::Triangle);
+    if (is_whole(v.rows())) return linalg::multiply(square(transposed), v, into);
+    const Parts t = parts();
+    const auto [top, bottom] = halves(Strided::of(v), t);
+    const auto [into_top, into_bottom] = halves(detail::result_of(into), t);
+    if (transposed) {
+      detail::product<S>(1, t.upper_left.transposed(), top, into_top, false);
+      detail::product<S>(1, t.lower_left.transposed(), bottom, into_top, true);
+      detail::product<S>(1, t.lower_right.transposed(), bottom, into_bottom, false);
+    } else {
+      detail::product<S>(1, t.upper_left, top, into_top, false);
+      detail::product<S>(1, t.lower_left, top, into_bottom, false);
+      detail::product<S>(1, t.lower_right, bottom, into_bottom, true);
+    }
   }
-  /// V <- V C^-1.
-  void multiply_right(MatrixRef<S> v) const {
-    if (is_whole(v.cols())) return multiply_whole_right(v);
-    for_each_part(v.rows(), [&](Index first, Index count) {
-      MatrixMap<S> product = detail::triangle_memory<S>().map(count, v.cols());
-      MatrixRef<S> part = v.middleRows(first, count);
-      if (form_ == InverseForm::Matrix) {
-        multiply_matrix_right(part, product);
-        part = product;
-      } else {
-        multiply_triangle_right(Strided::of(part), detail::result_of(product), true);
-        multiply_triangle_right(Strided::of(product), detail::result_of(part), false);
-      }
-    });
+  /// into = v T, or v T^T. \pre it is a triangle
+  void multiply_half_right(const ConstMatrixRef<S>& v, bool transposed, MatrixRef<S> into) const {
+    eigen_assert(form_ == InverseForm::Triangle);
+    if (is_whole(v.cols())) return linalg::multiply(v, square(transposed), into);
+    const Parts t = parts();
+    const auto [left, right] = sides(Strided::of(v), t);
+    const auto [into_left, into_right] = sides(detail::result_of(into), t);
+    if (transposed) {
+      detail::product<S>(1, left, t.upper_left.transposed(), into_left, false);
+      detail::product<S>(1, left, t.lower_left.transposed(), into_right, false);
+      detail::product<S>(1, right, t.lower_right.transposed(), into_right, true);
+    } else {
+      detail::product<S>(1, left, t.upper_left, into_left, false);
+      detail::product<S>(1, right, t.lower_left, into_left, true);
+      detail::product<S>(1, right, t.lower_right, into_right, false);
+    }
   }
 
   /// Of a C of that size.
@@ -133,56 +154,11 @@ class PackedInverse {
     return is_whole(size) ? 2 * size : detail::packed_columns(size);
   }
 
-  /// Columns or rows are taken a few hundred at a time, which bounds the scratch memory and is
-  /// enough for the products to be efficient.
-  static Index part_count(Index size) {
-    constexpr Index kLargest = 384;
-    return (size + kLargest - 1) / kLargest;
-  }
-  template <class Body>
-  static void for_each_part(Index size, Body&& body) {
-    const Index parts = part_count(size);
-    for (Index part = 0; part < parts; ++part) {
-      const Index first = size * part / parts;
-      body(first, size * (part + 1) / parts - first);
-    }
-  }
-
   /// T, or T^T, where it is small.
   auto square(bool transposed) const {
     const Index size = storage_.rows();
     return storage_.middleCols(transposed ? size : 0, size);
   }
-  void multiply_whole_left(MatrixRef<S>& v) const {
-    for_each_part(v.cols(), [&](Index first, Index count) {
-      MatrixMap<S> product = detail::triangle_memory<S>().map(v.rows(), count);
-      MatrixRef<S> part = v.middleCols(first, count);
-      linalg::multiply(square(false), part, product);
-      linalg::multiply(square(true), product, part);
-    });
-  }
-  void multiply_whole_right(MatrixRef<S>& v) const {
-    for_each_part(v.rows(), [&](Index first, Index count) {
-      MatrixMap<S> product = detail::triangle_memory<S>().map(count, v.cols());
-      MatrixRef<S> part = v.middleRows(first, count);
-      linalg::multiply(part, square(true), product);
-      linalg::multiply(product, square(false), part);
-    });
-  }
-
-  static Strided rows_of(const Strided& all, Index first, Index count) {
-    return {all.at(first, 0), count, all.columns, all.row_stride, all.column_stride};
-  }
-  static Strided columns_of(const Strided& all, Index first, Index count) {
-    return rows_of(all.transposed(), first, count).transposed();
-  }
-  static Result rows_of(const Result& all, Index first, Index count) {
-    return {all.data + first, count, all.columns, all.stride, all.triangle};
-  }
-  static Result columns_of(const Result& all, Index first, Index count) {
-    return {all.data + first * all.stride, all.rows, count, all.stride, all.triangle};
-  }
-
   /// The parts of what is kept: corners on the diagonal, and what is below them.
   struct Parts {
     Strided upper_left, lower_left, lower_right;
@@ -195,66 +171,30 @@ class PackedInverse {
     return all;
   }
 
-  /// into = C^-1 v.
-  void multiply_matrix_left(const MatrixRef<S>& v, MatrixMap<S>& into) const {
-    const Parts c = parts();
-    const Index first = c.upper_left.rows;
-    const Index second = c.lower_right.rows;
-    const Strided all = Strided::of(v);
-    const Strided top = rows_of(all, 0, first);
-    const Strided bottom = rows_of(all, first, second);
-    const Result into_top = rows_of(detail::result_of(into), 0, first);
-    const Result into_bottom = rows_of(detail::result_of(into), first, second);
-    detail::product<S>(1, c.upper_left, top, into_top, false);
-    detail::product<S>(1, c.lower_left.transposed(), bottom, into_top, true);
-    detail::product<S>(1, c.lower_left, top, into_bottom, false);
-    detail::product<S>(1, c.lower_right, bottom, into_bottom, true);
-  }
-  /// into = v C^-1.
-  void multiply_matrix_right(const MatrixRef<S>& v, MatrixMap<S>& into) const {
-    const Parts c = parts();
-    const Index first = c.upper_left.rows;
-    const Index second = c.lower_right.rows;
-    const Strided all = Strided::of(v);
-    const Strided left = columns_of(all, 0, first);
-    const Strided right = columns_of(all, first, second);
-    const Result into_left = columns_of(detail::result_of(into), 0, first);
-    const Result into_right = columns_of(detail::result_of(into), first, second);
-    detail::product<S>(1, left, c.upper_left, into_left, false);
-    detail::product<S>(1, right, c.lower_left, into_left, true);
-    detail::product<S>(1, left, c.lower_left.transposed(), into_right, false);
-    detail::product<S>(1, right, c.lower_right, into_right, true);
-  }
+  // What the parts are multiplied with: rows, or columns, of each.
 
-  /// into = T^T v.
-  void multiply_triangle_left(const Strided& v, const Result& into) const {
-    const Parts t = parts();
-    const Index first = t.upper_left.rows;
-    const Index second = t.lower_right.rows;
-    const Result into_top = rows_of(into, 0, first);
-    const Strided bottom = rows_of(v, first, second);
-    detail::product<S>(1, t.upper_left.transposed(), rows_of(v, 0, first), into_top, false);
-    detail::product<S>(1, t.lower_left.transposed(), bottom, into_top, true);
-    detail::product<S>(1, t.lower_right.transposed(), bottom, rows_of(into, first, second), false);
+  static std::array<Strided, 2> halves(const Strided& all, const Parts& parts) {
+    const Index first = parts.upper_left.rows;
+    const auto rows = [&](Index begin, Index count) {
+      return Strided{all.at(begin, 0), count, all.columns, all.row_stride, all.column_stride};
+    };
+    return {rows(0, first), rows(first, parts.lower_right.rows)};
   }
-  /// into = v T, or v T^T.
-  void multiply_triangle_right(const Strided& v, const Result& into, bool transposed) const {
-    const Parts t = parts();
-    const Index first = t.upper_left.rows;
-    const Index second = t.lower_right.rows;
-    const Strided left = columns_of(v, 0, first);
-    const Strided right = columns_of(v, first, second);
-    const Result into_left = columns_of(into, 0, first);
-    const Result into_right = columns_of(into, first, second);
-    if (transposed) {
-      detail::product<S>(1, left, t.upper_left.transposed(), into_left, false);
-      detail::product<S>(1, left, t.lower_left.transposed(), into_right, false);
-      detail::product<S>(1, right, t.lower_right.transposed(), into_right, true);
-    } else {
-      detail::product<S>(1, left, t.upper_left, into_left, false);
-      detail::product<S>(1, right, t.lower_left, into_left, true);
-      detail::product<S>(1, right, t.lower_right, into_right, false);
-    }
+  static std::array<Strided, 2> sides(const Strided& all, const Parts& parts) {
+    const auto [left, right] = halves(all.transposed(), parts);
+    return {left.transposed(), right.transposed()};
+  }
+  static std::array<Result, 2> halves(const Result& all, const Parts& parts) {
+    const Index first = parts.upper_left.rows;
+    return {
+        Result{all.data, first, all.columns, all.stride, all.triangle},
+        Result{all.data + first, parts.lower_right.rows, all.columns, all.stride, all.triangle}};
+  }
+  static std::array<Result, 2> sides(const Result& all, const Parts& parts) {
+    const Index first = parts.upper_left.rows;
+    return {Result{all.data, all.rows, first, all.stride, all.triangle},
+            Result{all.data + first * all.stride, all.rows, parts.lower_right.rows, all.stride,
+                   all.triangle}};
   }
 
   InverseForm form_ = InverseForm::Triangle;

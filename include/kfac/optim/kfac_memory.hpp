@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include <kfac/linalg/factored_inverse.hpp>
 #include <kfac/linalg/matrix_product.hpp>
-#include <kfac/linalg/packed_inverse.hpp>
 #include <kfac/optim/kfac_step.hpp>
 #include <kfac/optim/summary.hpp>
 
@@ -19,7 +19,6 @@ double bytes(Index numbers) {
 /// How many numbers threads keep for products of matrices with each other and with inverses.
 template <RealScalar S>
 Index product_scratch_of_all(const Preconditioner<S>& preconditioner, Index batch) {
-  using Inverse = linalg::PackedInverse<S>;
   Index products = 0;
   Index inverses = 0;
   for (const auto& layer : preconditioner.layers())
@@ -28,8 +27,7 @@ Index product_scratch_of_all(const Preconditioner<S>& preconditioner, Index batc
       const Index outputs = block->outputs();
       products = std::max(
           products, linalg::product_scratch_size<S>(outputs, columns, std::max(batch, columns)));
-      inverses = std::max({inverses, Inverse::scratch_size(columns, outputs),
-                           Inverse::scratch_size(outputs, columns)});
+      inverses = std::max(inverses, FactoredInverse<S>::scratch_size(columns, outputs));
     }
   const ThreadPool* pool = preconditioner.pool();
   return products * (pool ? pool->threads() + 1 : 1) + inverses;

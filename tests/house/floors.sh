@@ -10,7 +10,7 @@ find . -name '*.hpp' | sort | xargs awk '
     floor["nn"] = floor["loss"] = floor["data"] = 3
     floor["curvature"] = 4
     floor["optim"] = floor["posterior"] = floor["attribution"] = 5
-    floor["compression"] = floor["merging"] = 5
+    floor["compression"] = floor["merging"] = floor["scientific"] = 5
     floor["kfac.hpp"] = 6
     floor["io"] = floor["mpi"] = floor["libtorch"] = floor["testing"] = last = 7
   }

@@ -44,6 +44,11 @@ class SingularError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// What was asked for would take more memory than the caller allowed.
+class MemoryError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
 /// A file is missing, truncated or not of the format it should be.
 class FileError : public std::runtime_error {
   using std::runtime_error::runtime_error;

@@ -105,10 +105,11 @@ class CurvatureEstimator {
     active_.clear();
     for (const auto& layer : layers_)
       if (layer->begin_pass(pass)) active_.push_back(layer.get());
+    if (active_.empty()) return false;
     rng_ = Rng(options_.seed);
     examples_ = 0;
     inverse_scale_ = 0;
-    return !active_.empty();
+    return true;
   }
   /// Adds a batch: inputs `features x examples`, and targets (which only the empirical Fisher uses,
   /// but all check).
@@ -145,6 +146,9 @@ class CurvatureEstimator {
   /// The layers that have a block.
   const std::vector<std::unique_ptr<Layer>>& layers() const { return layers_; }
   const EstimatorOptions<Scalar>& options() const { return options_; }
+  /// Of the data of the last pass: how many examples, and R of the loss L = R sum_n c_n over them.
+  Index examples() const { return examples_; }
+  double loss_scale() const { return 1 / inverse_scale_; }
   /// All blocks' damped inverses as one map of flat parameters: a preconditioner for solvers.
   /// \throws OptionError, StateError, SingularError as `BlockDiagonalInverse`
   BlockDiagonalInverse<Scalar> inverse(Scalar damping) const {
@@ -211,7 +215,7 @@ class CurvatureEstimator {
   }
   /// The loss's reduction factor over all the data, times the number of examples.
   Scalar scale() const {
-    return static_cast<Scalar>(static_cast<double>(examples_) / inverse_scale_);
+    return static_cast<Scalar>(static_cast<double>(examples_) * loss_scale());
   }
 
   Model& model_;

@@ -64,6 +64,9 @@ class DiagonalBlock : public CurvatureBlock<S> {
 
   bool fresh_is_finite() const override { return moments_.fresh_is_finite(); }
 
+  /// The diagonal, `outputs x columns()`.
+  const Matrix<S>& value() const { return diagonal_; }
+
  protected:
   DiagonalBlock(const char* where, BlockOptions<S> options)
       : Base(where, std::move(options)),
@@ -74,11 +77,14 @@ class DiagonalBlock : public CurvatureBlock<S> {
  private:
   /// What a kind makes of the estimated diagonal, in place.
   virtual void simplify(Matrix<S>& diagonal) const { static_cast<void>(diagonal); }
+  /// The bases in which it is the diagonal, of inputs and of output gradients; null: the identity.
+  virtual std::pair<const Matrix<S>*, const Matrix<S>*> bases() const { return {}; }
 
   void do_add_input(const SharedBatch<S>&, const PositionMask*) override {}
   void do_add_output_gradient(const SharedBatch<S>& input, const SharedBatch<S>& gradient,
                               S weight) override {
-    gradients_.add_squares(input, gradient, weight, nullptr, nullptr, moments_.fresh());
+    const auto [input_basis, output_basis] = bases();
+    gradients_.add_squares(input, gradient, weight, input_basis, output_basis, moments_.fresh());
   }
   void do_commit(S scale, Index examples, S decay) override {
     moments_.commit(examples, decay);

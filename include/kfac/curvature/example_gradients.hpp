@@ -81,10 +81,9 @@ class ExampleGradients {
                    });
   }
 
- private:
   /// Calls `body(inputs, gradients, positions)` with copies that may be written, `columns x
-  /// (positions * examples)` and `outputs x ...`, in the given bases, a bounded number of examples
-  /// at a time.
+  /// (positions * examples)` and `outputs x ...`, in the given bases (null: as they are), a bounded
+  /// number of examples at a time, in order.
   template <class Body>
   void for_each_block(const SharedBatch<S>& x, const SharedBatch<S>& g,
                       const Matrix<S>* input_basis, const Matrix<S>* output_basis, Body&& body) {
@@ -102,6 +101,19 @@ class ExampleGradients {
     });
   }
 
+  /// Calls `body` with each P_n of such copies in turn.
+  template <class Body>
+  void for_each_gradient(const MatrixMap<S>& inputs, const MatrixMap<S>& gradients, Index positions,
+                         Body&& body) {
+    MatrixMap<S> p = gradient_.map(gradients.rows(), inputs.rows());
+    for (Index column = 0; column < inputs.cols(); column += positions) {
+      p.noalias() = gradients.middleCols(column, positions) *
+                    inputs.middleCols(column, positions).transpose();
+      body(p);
+    }
+  }
+
+ private:
   static MatrixMap<S> in_basis(const SharedBatch<S>& batch, bool bias, const Matrix<S>* basis,
                                Buffer<S>& copy) {
     const Index features = batch.features();
@@ -119,18 +131,6 @@ class ExampleGradients {
       });
     });
     return result;
-  }
-
-  /// Calls `body` with each P_n in turn.
-  template <class Body>
-  void for_each_gradient(const MatrixMap<S>& inputs, const MatrixMap<S>& gradients, Index positions,
-                         Body&& body) {
-    MatrixMap<S> p = gradient_.map(gradients.rows(), inputs.rows());
-    for (Index column = 0; column < inputs.cols(); column += positions) {
-      p.noalias() = gradients.middleCols(column, positions) *
-                    inputs.middleCols(column, positions).transpose();
-      body(p);
-    }
   }
 
   /// into += weight * P P^T.

@@ -79,6 +79,26 @@ class KroneckerEigen {
            adopt(std::move(input), std::move(output));
   }
 
+  /// Takes bases that were made before, and eigenvalues in them.
+  /// \throws ShapeError; ValueError for an eigenvalue that is negative, or any number not finite
+  void assign(SymmetricEigen<S> input, SymmetricEigen<S> output, const ConstMatrixRef<S>& grid) {
+    static constexpr const char* kWhere = "kfac::linalg::KroneckerEigen::assign";
+    for (const SymmetricEigen<S>* basis : {&input, &output}) {
+      const char* argument = basis == &input ? "input" : "output";
+      detail::check_square(kWhere, argument, basis->vectors.rows(), basis->vectors.cols());
+      kfac::detail::check_size(kWhere, argument, basis->values.size(), basis->vectors.cols(),
+                               "values");
+      kfac::detail::check_finite(kWhere, argument, basis->vectors);
+      kfac::detail::check_finite(kWhere, argument, basis->values);
+    }
+    KroneckerEigen assigned;
+    assigned.grid_.resize(output.values.size(), input.values.size());
+    assigned.set_grid(grid);
+    assigned.input_ = std::move(input);
+    assigned.output_ = std::move(output);
+    *this = std::move(assigned);
+  }
+
   /// How far the bases are from diagonalizing their factors: the larger of the two
   /// `SymmetricEigen::residual`, 0 after `compute`.
   S residual() const { return std::max(input_.residual, output_.residual); }

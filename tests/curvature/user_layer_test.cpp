@@ -6,6 +6,7 @@
 
 #include "support/blocks.hpp"
 #include "support/catch.hpp"
+#include "support/exponential_scale.hpp"
 
 // Layers of a user's own: through the public concepts alone they get any kind of block.
 
@@ -82,43 +83,6 @@ class Quadratic {
   Matrix<double> weight_;
 };
 static_assert(KroneckerLayer<Quadratic>);
-
-/// y = exp(s) x, entry by entry: announces nothing.
-class ExponentialScale {
- public:
-  using Scalar = double;
-  struct Scratch {};
-
-  ExponentialScale(Index size, Rng& rng) : exponents_(0.3 * random_matrix(size, 1, rng)) {}
-
-  Index parameter_count() const { return exponents_.size(); }
-  VectorMap<double> parameters() { return {exponents_.data(), exponents_.size()}; }
-  Shape output_shape(const Shape& shape) const { return shape; }
-
-  void forward(const ConstBatchView<double>& x, BatchView<double> y, Scratch&, const Mode&) const {
-    y.values = exponents_.array().exp().matrix().asDiagonal() * x.values;
-  }
-  void backward(const ConstBatchView<double>&, const ConstBatchView<double>& y,
-                const ConstBatchView<double>& grad_output, BatchView<double>* grad_input,
-                VectorMap<double>* grad_parameters, Scratch&, const Mode&) const {
-    if (grad_input)
-      grad_input->values = exponents_.array().exp().matrix().asDiagonal() * grad_output.values;
-    if (grad_parameters)
-      *grad_parameters = y.values.cwiseProduct(grad_output.values).rowwise().sum();
-  }
-  void tangent(const ConstBatchView<double>&, const ConstBatchView<double>& y,
-               const ConstBatchView<double>* x_tangent, const ConstVectorMap<double>* direction,
-               BatchView<double> y_tangent, Scratch&) const {
-    y_tangent.values.setZero();
-    if (x_tangent)
-      y_tangent.values += exponents_.array().exp().matrix().asDiagonal() * x_tangent->values;
-    if (direction) y_tangent.values += direction->asDiagonal() * y.values;
-  }
-
- private:
-  Vector<double> exponents_;
-};
-static_assert(LeafLayer<ExponentialScale> && !KroneckerLayer<ExponentialScale>);
 
 auto network(Rng& rng) {
   return Sequential{Linear<double>(3, 4, rng), ExponentialScale(4, rng), Tanh<double>{},

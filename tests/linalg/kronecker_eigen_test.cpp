@@ -199,6 +199,36 @@ TEST_CASE("KroneckerEigen: the grid can be another than the outer product") {
   }
 }
 
+TEST_CASE("KroneckerEigen: takes bases that were made before, or refuses them as a whole") {
+  Rng rng(11);
+  for (int trial = 0; trial < 20; ++trial) {
+    const Case c = random_case(rng);
+    Matrix<double> grid(c.eigen.outputs(), c.eigen.inputs());
+    rng.fill_uniform(grid, 0, 1);
+    KroneckerEigen<double> assigned;
+    assigned.assign(c.eigen.input_basis(), c.eigen.output_basis(), grid);
+    KroneckerEigen<double> expected = c.eigen;
+    expected.set_grid(grid);
+    CHECK(assigned.dense() == expected.dense());
+    CHECK(assigned.input_basis().values == c.eigen.input_basis().values);
+
+    auto spoiled = c.eigen.output_basis();
+    spoiled.values.conservativeResize(spoiled.values.size() + 1);
+    CHECK(message_of<ShapeError>([&] {
+            assigned.assign(c.eigen.input_basis(), spoiled, grid);
+          }).find("KroneckerEigen::assign: 'output' has ") != std::string::npos);
+    spoiled = c.eigen.input_basis();
+    spoiled.vectors(0, 0) = std::numeric_limits<double>::quiet_NaN();
+    CHECK(message_of<ValueError>([&] {
+            assigned.assign(spoiled, c.eigen.output_basis(), grid);
+          }).find("KroneckerEigen::assign: 'input' is nan at (0, 0)") != std::string::npos);
+    grid(0, 0) = -1;
+    CHECK_THROWS_AS(assigned.assign(c.eigen.input_basis(), c.eigen.output_basis(), grid),
+                    ValueError);
+    CHECK(assigned.dense() == expected.dense());
+  }
+}
+
 TEST_CASE("KroneckerEigen: to the basis and back is the identity and keeps the norm") {
   Rng rng(6);
   Buffer<double> scratch;

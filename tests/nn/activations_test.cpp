@@ -71,7 +71,7 @@ static_assert(TwiceDifferentiableLayer<GELU<float>>);
 }  // namespace
 
 TEMPLATE_TEST_CASE("Activations pass the layer battery", "[nn][gradient]", ReLU<double>,
-                   Tanh<double>, Sigmoid<double>, GELU<double>, Softplus<double>,
+                   Tanh<double>, Sigmoid<double>, GELU<double>, Softplus<double>, Sine<double>,
                    Identity<double>) {
   Rng rng(1);
   for (int trial = 0; trial < 5; ++trial) {
@@ -89,6 +89,7 @@ TEST_CASE("Activations have the values of their definitions", "[nn][exact]") {
     REQUIRE(at<Sigmoid<double>>(x) == Approx(1 / (1 + std::exp(-x))));
     REQUIRE(at<GELU<double>>(x) == Approx(x * (1 + std::erf(x / std::sqrt(2.0))) / 2));
     REQUIRE(at<Softplus<double>>(x) == Approx(std::log(1 + std::exp(x))));
+    REQUIRE(at<Sine<double>>(x) == Approx(std::sin(x)).margin(1e-15));
     REQUIRE(at<Identity<double>>(x) == x);
   }
 }
@@ -103,6 +104,7 @@ TEST_CASE("Activations have the second derivatives of their definitions", "[nn][
     REQUIRE(curvature_at<Sigmoid<double>>(x) == Approx(s * (1 - s) * (1 - 2 * s)).margin(1e-15));
     REQUIRE(curvature_at<GELU<double>>(x) == Approx((2 - x * x) * density));
     REQUIRE(curvature_at<Softplus<double>>(x) == Approx(s * (1 - s)));
+    REQUIRE(curvature_at<Sine<double>>(x) == Approx(-std::sin(x)).margin(1e-15));
     REQUIRE(curvature_at<Identity<double>>(x) == 0);
   }
 }

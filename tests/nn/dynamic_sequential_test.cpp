@@ -1,9 +1,11 @@
+#include <utility>
 #include <vector>
 
 #include <kfac/nn/activations.hpp>
 #include <kfac/nn/dropout.hpp>
 #include <kfac/nn/dynamic_sequential.hpp>
 #include <kfac/nn/linear.hpp>
+#include <kfac/nn/residual.hpp>
 #include <kfac/nn/sequential.hpp>
 
 #include "nn/support.hpp"
@@ -45,6 +47,9 @@ TEST_CASE("DynamicSequential passes the layer battery, nested too", "[nn][gradie
   REQUIRE(check.kronecker.has_value());
   const AnyLayer<double> any = inner;
   test::require_twice_differentiable(any, {3}, 4, rng);
+  AnyLayer<double> residual = Linear<double>(3, 3, rng);
+  residual = Residual(std::move(residual), Tanh<double>{});
+  test::require_twice_differentiable(residual, {3}, 4, rng);
   test::require_twice_differentiable(DynamicSequential<double>({inner, Linear<double>(4, 2, rng)}),
                                      {3}, 4, rng);
 }

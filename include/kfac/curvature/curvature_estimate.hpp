@@ -34,6 +34,9 @@ struct CurvatureRecord {
   /// of one example, summed over everything in it: 1 for a sum of cross-entropies, 1 / N for their
   /// mean, 2 / (N outputs) for a mean squared error (whose criterion has a 1/2).
   double loss_scale = 1;
+  /// Whether the loss is a mean over the examples, whose R falls as they become more; a sum's is
+  /// the same for any number.
+  bool averages = true;
   Index moment_examples = 0;  ///< of the data of EKFAC's second moments; 0: there are none
 
   bool operator==(const CurvatureRecord&) const = default;

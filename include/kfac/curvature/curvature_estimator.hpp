@@ -149,6 +149,8 @@ class CurvatureEstimator {
   /// Of the data of the last pass: how many examples, and R of the loss L = R sum_n c_n over them.
   Index examples() const { return examples_; }
   double loss_scale() const { return 1 / inverse_scale_; }
+  /// Whether the loss is a mean over them.
+  bool averages() const { return averages_; }
   /// All blocks' damped inverses as one map of flat parameters: a preconditioner for solvers.
   /// \throws OptionError, StateError, SingularError as `BlockDiagonalInverse`
   BlockDiagonalInverse<Scalar> inverse(Scalar damping) const {
@@ -207,8 +209,8 @@ class CurvatureEstimator {
   void count(const ConstMatrixRef<Scalar>& outputs, Scalar factor) {
     examples_ += outputs.cols();
     // A mean is over all labels, so the inverses of its factors add up; a sum's is the same always.
-    const bool averages = loss_.scale(outputs.rows(), 2) < loss_.scale(outputs.rows(), 1);
-    if (averages)
+    averages_ = loss_.scale(outputs.rows(), 2) < loss_.scale(outputs.rows(), 1);
+    if (averages_)
       inverse_scale_ += 1 / static_cast<double>(factor);
     else
       inverse_scale_ = 1 / static_cast<double>(factor);
@@ -229,6 +231,7 @@ class CurvatureEstimator {
   FisherScratch<Scalar> scratch_;
   Index examples_ = 0;
   double inverse_scale_ = 0;
+  bool averages_ = true;
 };
 
 }  // namespace kfac

@@ -53,6 +53,7 @@ void fit_blocks(Model& model, const L& loss,
   }
   record.examples = estimator.examples();
   record.loss_scale = estimator.loss_scale();
+  record.averages = estimator.averages();
   for (const auto& layer : estimator.layers())
     for (const auto& block : layer->blocks()) take(*block);
 }

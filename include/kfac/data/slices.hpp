@@ -8,6 +8,22 @@
 #include <kfac/data/dataset.hpp>
 
 namespace kfac {
+namespace detail {
+
+/// The targets of the examples `first, ..., first + count - 1` of `examples`, of labels or a
+/// matrix; labels are one or, of several positions, more for each.
+template <class Targets>
+auto targets_of(const Targets& targets, Index examples, Index first, Index count) {
+  using Plain = typename Targets::PlainObject;
+  if constexpr (std::same_as<Plain, Labels>) {
+    const Index positions = targets.size() / examples;
+    return Eigen::Map<const Plain>(targets.data() + first * positions, count * positions);
+  } else {
+    return Eigen::Map<const Plain>(targets.data() + first * targets.rows(), targets.rows(), count);
+  }
+}
+
+}  // namespace detail
 
 /// Some examples and what they should give, which it refers to: they must outlive it. `inputs` is
 /// `shape.size() x examples`; `shape` is that of one example, `{features}` where it is not given.
@@ -26,23 +42,22 @@ struct Slice {
   Slice(const ConstMatrixMap<S>& inputs_, const Eigen::Map<const Targets>& targets_,
         const Shape& shape_)
       : inputs(inputs_), targets(targets_), shape(shape_) {}
+
+  Index size() const { return inputs.cols(); }
+  /// A part of it. \pre 0 <= first, first + count <= size()
+  Slice examples(Index first, Index count) const {
+    return {ConstMatrixMap<S>(inputs.data() + first * inputs.rows(), inputs.rows(), count),
+            detail::targets_of(targets, size(), first, count), shape};
+  }
 };
 
-namespace detail {
-
-/// The targets of the examples `first, ..., first + count - 1` of `examples`; labels are one or, of
-/// several positions, more for each.
-inline Eigen::Map<const Labels> targets_of(const Labels& targets, Index examples, Index first,
-                                           Index count) {
-  const Index positions = targets.size() / examples;
-  return {targets.data() + first * positions, count * positions};
+/// How many examples there are in all.
+template <RealScalar S, class Targets>
+Index example_count(const std::vector<Slice<S, Targets>>& slices) {
+  Index count = 0;
+  for (const Slice<S, Targets>& slice : slices) count += slice.size();
+  return count;
 }
-template <RealScalar S>
-ConstMatrixMap<S> targets_of(const Matrix<S>& targets, Index, Index first, Index count) {
-  return {targets.data() + first * targets.rows(), targets.rows(), count};
-}
-
-}  // namespace detail
 
 /// The data in order, in slices of `size` examples (the last may have fewer), without a copy:
 ///

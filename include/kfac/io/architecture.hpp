@@ -174,6 +174,95 @@ std::vector<AnyLayer<S>> make_layers(const nlohmann::json& layers, const std::st
   return result;
 }
 
+/// One integer where all axes agree, which says the same and is shorter.
+template <std::size_t Axes>
+nlohmann::json per_axis(const std::array<Index, Axes>& entries) {
+  for (const Index entry : entries)
+    if (entry != entries[0]) return entries;
+  return entries[0];
+}
+
+template <RealScalar S>
+nlohmann::json describe_layers(const DynamicSequential<S>& layers, const std::string& prefix);
+
+/// Writes the description of a layer if it is an `L`.
+template <class L, RealScalar S>
+bool describe_as(const AnyLayer<S>& layer, const std::string& type, nlohmann::json& into) {
+  const L* held = layer.template target<L>();
+  if (!held) return false;
+  into["type"] = type;
+  if constexpr (requires { held->options().in_channels; }) {
+    const auto& options = held->options();
+    into["in_channels"] = options.in_channels;
+    into["out_channels"] = options.out_channels;
+    into["kernel_size"] = per_axis(options.kernel_size);
+    into["stride"] = per_axis(options.stride);
+    into["padding"] = per_axis(options.padding);
+    into["dilation"] = per_axis(options.dilation);
+    into["groups"] = options.groups;
+    into["bias"] = options.bias;
+    into["workspace"] = options.workspace;
+  } else if constexpr (requires { held->options(); }) {
+    into["kernel_size"] = per_axis(held->options().kernel_size);
+    into["stride"] = per_axis(held->options().stride);
+    into["padding"] = per_axis(held->options().padding);
+  } else if constexpr (requires { held->has_bias(); }) {
+    into["in"] = held->inputs();
+    into["out"] = held->outputs();
+    into["bias"] = held->has_bias();
+  } else if constexpr (requires { held->p(); }) {
+    into["p"] = held->p();
+  } else if constexpr (requires { held->shape(); }) {
+    for (int axis = 0; axis < held->shape().rank(); ++axis)
+      into["shape"].push_back(held->shape()[axis]);
+  }
+  return true;
+}
+
+template <RealScalar S>
+nlohmann::json describe_layer(const AnyLayer<S>& layer, const std::string& name) {
+  nlohmann::json result;
+  if (const auto* residual = layer.template target<Residual<DynamicSequential<S>>>()) {
+    result["type"] = "residual";
+    result["layers"] = describe_layers(residual->block().template layer<0>(), name + '.');
+    return result;
+  }
+  const bool known =
+      describe_as<Linear<S>>(layer, "linear", result) ||
+      describe_as<Conv1d<S>>(layer, "conv1d", result) ||
+      describe_as<Conv2d<S>>(layer, "conv2d", result) ||
+      describe_as<Conv3d<S>>(layer, "conv3d", result) ||
+      describe_as<MaxPool1d<S>>(layer, "maxpool1d", result) ||
+      describe_as<MaxPool2d<S>>(layer, "maxpool2d", result) ||
+      describe_as<AvgPool1d<S>>(layer, "avgpool1d", result) ||
+      describe_as<AvgPool2d<S>>(layer, "avgpool2d", result) ||
+      describe_as<SpatialMean<S>>(layer, "spatial_mean", result) ||
+      describe_as<SpatialSum<S>>(layer, "spatial_sum", result) ||
+      describe_as<MeanTokens<S>>(layer, "mean_tokens", result) ||
+      describe_as<SumTokens<S>>(layer, "sum_tokens", result) ||
+      describe_as<ChannelsLast<S>>(layer, "channels_last", result) ||
+      describe_as<Flatten<S>>(layer, "flatten", result) ||
+      describe_as<Unflatten<S>>(layer, "unflatten", result) ||
+      describe_as<Dropout<S>>(layer, "dropout", result) ||
+      describe_as<ReLU<S>>(layer, "relu", result) || describe_as<Tanh<S>>(layer, "tanh", result) ||
+      describe_as<Sigmoid<S>>(layer, "sigmoid", result) ||
+      describe_as<GELU<S>>(layer, "gelu", result) ||
+      describe_as<Softplus<S>>(layer, "softplus", result) ||
+      describe_as<Identity<S>>(layer, "identity", result);
+  if (!known)
+    raise<ValueError>("kfac::io::describe_network: layer '" + name +
+                      "' is of a type that make_network does not know");
+  return result;
+}
+
+template <RealScalar S>
+nlohmann::json describe_layers(const DynamicSequential<S>& layers, const std::string& prefix) {
+  nlohmann::json result = nlohmann::json::array();
+  for (std::size_t i = 0; i < layers.size(); ++i)
+    result.push_back(describe_layer(layers.layer(i), prefix + std::to_string(i)));
+  return result;
+}
+
 }  // namespace detail
 
 /// A network from its description, an array of layers in order, with freshly drawn parameters:
@@ -195,6 +284,14 @@ std::vector<AnyLayer<S>> make_layers(const nlohmann::json& layers, const std::st
 template <RealScalar S>
 DynamicSequential<S> make_network(const nlohmann::json& layers, Rng& rng) {
   return DynamicSequential<S>(detail::make_layers<S>(layers, "", rng));
+}
+
+/// The description from which `make_network` makes a network like this one, all fields written out.
+/// What it draws, parameters and the seeds of Dropout, is not part of it.
+/// \throws ValueError naming a layer that `make_network` cannot make
+template <RealScalar S>
+nlohmann::json describe_network(const DynamicSequential<S>& model) {
+  return detail::describe_layers(model, "");
 }
 
 }  // namespace kfac::io

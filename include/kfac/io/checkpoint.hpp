@@ -219,6 +219,15 @@ class StateReader final : public StateVisitor {
   const SafeTensors& file_;
 };
 
+/// Marks a file as a checkpoint of the contents it has.
+inline void seal_checkpoint(SafeTensors& file) {
+  file.set_metadata(kCheckpointFormat, kCheckpointVersion);
+  file.set_metadata(kCheckpointWriter, std::to_string(kVersion.major) + '.' +
+                                           std::to_string(kVersion.minor) + '.' +
+                                           std::to_string(kVersion.patch));
+  file.set_metadata(kCheckpointChecksum, checkpoint_checksum(file));
+}
+
 /// That the file is a checkpoint of the format this library reads, and as it was written.
 inline void check_checkpoint(const SafeTensors& file, const std::string& origin) {
   const auto fail = [&origin](const std::string& problem) {
@@ -268,11 +277,7 @@ inline void save_checkpoint(const std::filesystem::path& path,
   SafeTensors file;
   detail::StateWriter writer(file);
   for (const CheckpointPart& part : parts) part.visit(writer);
-  file.set_metadata(detail::kCheckpointFormat, detail::kCheckpointVersion);
-  file.set_metadata(detail::kCheckpointWriter, std::to_string(kVersion.major) + '.' +
-                                                   std::to_string(kVersion.minor) + '.' +
-                                                   std::to_string(kVersion.patch));
-  file.set_metadata(detail::kCheckpointChecksum, detail::checkpoint_checksum(file));
+  detail::seal_checkpoint(file);
   write_safetensors(path, file);
 }
 

@@ -100,6 +100,7 @@ inline nlohmann::json to_json(const CurvatureRecord& record) {
           {"sharing", word_of(kSharings, record.sharing)},
           {"examples", record.examples},
           {"loss_scale", record.loss_scale},
+          {"averages", record.averages},
           {"moment_examples", record.moment_examples}};
 }
 inline CurvatureRecord record_of(const nlohmann::json& json) {
@@ -111,6 +112,7 @@ inline CurvatureRecord record_of(const nlohmann::json& json) {
           .sharing = fields.word("sharing", kSharings),
           .examples = fields.get<Index>("examples"),
           .loss_scale = fields.get<double>("loss_scale"),
+          .averages = fields.get<bool>("averages"),
           .moment_examples = fields.get<Index>("moment_examples")};
 }
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -39,18 +40,19 @@ class KroneckerPairSolver {
   ///         finite; SingularError if the sum is not positive definite to the precision of S
   KroneckerPairSolver(const KroneckerTerm<S>& first, const KroneckerTerm<S>& second,
                       S damping = 0) {
-    static constexpr const char* kWhere = "kfac::linalg::KroneckerPairSolver";
-    const std::array<KroneckerTerm<S>, 2> terms{first, second};
-    detail::check_terms<S>(kWhere, terms);
-    kfac::detail::check_option(damping >= 0 && std::isfinite(damping), kWhere, "damping", damping,
-                               ">= 0 and finite");
-    std::array<double, 2> weights{};
-    std::array<Matrix<double>, 2> a, g;
-    for (std::size_t t = 0; t < 2; ++t) {
-      weights[t] = normalise(terms[t].a, damping, a[t]) * normalise(terms[t].g, damping, g[t]);
-    }
-    if (!diagonalise(a[0], a[1], input_) || !diagonalise(g[0], g[1], output_)) refuse(kWhere);
-    combine(kWhere, weights);
+    if (!factorise(first, second, damping))
+      raise<SingularError>(std::string(kWhere) +
+                           ": the sum of the two terms is singular to working precision, expected "
+                           "a positive definite one or damping > 0");
+  }
+  /// The same, and nothing where the sum is not positive definite to the precision of S: for steps,
+  /// in which that is no mistake of the caller. \throws ShapeError, ValueError, OptionError
+  static std::optional<KroneckerPairSolver> try_make(const KroneckerTerm<S>& first,
+                                                     const KroneckerTerm<S>& second,
+                                                     S damping = 0) {
+    std::optional<KroneckerPairSolver> solver = KroneckerPairSolver();
+    if (!solver->factorise(first, second, damping)) solver.reset();
+    return solver;
   }
 
   Index inputs() const { return input_.vectors.rows(); }
@@ -75,6 +77,23 @@ class KroneckerPairSolver {
   }
 
  private:
+  static constexpr const char* kWhere = "kfac::linalg::KroneckerPairSolver";
+
+  KroneckerPairSolver() = default;
+
+  bool factorise(const KroneckerTerm<S>& first, const KroneckerTerm<S>& second, S damping) {
+    const std::array<KroneckerTerm<S>, 2> terms{first, second};
+    detail::check_terms<S>(kWhere, terms);
+    kfac::detail::check_option(damping >= 0 && std::isfinite(damping), kWhere, "damping", damping,
+                               ">= 0 and finite");
+    std::array<double, 2> weights{};
+    std::array<Matrix<double>, 2> a, g;
+    for (std::size_t t = 0; t < 2; ++t) {
+      weights[t] = normalise(terms[t].a, damping, a[t]) * normalise(terms[t].g, damping, g[t]);
+    }
+    return diagonalise(a[0], a[1], input_) && diagonalise(g[0], g[1], output_) && combine(weights);
+  }
+
   /// T with T^T M_1 T = diag(share) and T^T (M_1 + M_2) T = I.
   struct Pencil {
     Matrix<double> vectors;
@@ -115,8 +134,8 @@ class KroneckerPairSolver {
     return true;
   }
 
-  /// The eigenvalues of the sum in the joint bases.
-  void combine(const char* where, const std::array<double, 2>& weights) {
+  /// The eigenvalues of the sum in the joint bases; false if one is not positive.
+  bool combine(const std::array<double, 2>& weights) {
     const auto [first, second] = weights;
     grid_ = first * output_.share * input_.share.transpose() +
             second * output_.other_share * input_.other_share.transpose();
@@ -127,14 +146,9 @@ class KroneckerPairSolver {
         const double uncertainty =
             first * (std::abs(output_.share(k)) + std::abs(input_.share(j))) +
             second * (std::abs(output_.other_share(k)) + std::abs(input_.other_share(j)));
-        if (!(grid_(k, j) > tolerance * uncertainty)) refuse(where);
+        if (!(grid_(k, j) > tolerance * uncertainty)) return false;
       }
-  }
-
-  [[noreturn]] static void refuse(const char* where) {
-    raise<SingularError>(std::string(where) +
-                         ": the sum of the two terms is singular to working precision, expected a "
-                         "positive definite one or damping > 0");
+    return true;
   }
 
   static constexpr double kEpsilon = static_cast<double>(std::numeric_limits<S>::epsilon());

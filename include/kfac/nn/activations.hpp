@@ -17,6 +17,12 @@ concept TwiceDifferentiableFunction = requires(const ConstMatrixMap<S>& in, Matr
   Function::second_derivative(in.array(), in.array(), out.array());
 };
 
+template <class Function, class S>
+concept ThriceDifferentiableFunction = TwiceDifferentiableFunction<Function, S> &&
+    requires(const ConstMatrixMap<S>& in, MatrixMap<S> out) {
+  Function::third_derivative(in.array(), in.array(), out.array());
+};
+
 }  // namespace detail
 
 /// What the derivatives of a function are computed from.
@@ -24,14 +30,16 @@ enum class DerivativesOf { InputAndOutput, Input, Output };
 
 /// An elementwise layer y = f(x) on any shape. `Function` gives f and f' on Eigen arrays:
 /// `value(x, into)`, and `derivative(x, y, into)` where y = f(x) is at hand; for products with the
-/// Hessian also f'', `second_derivative(x, y, into)`. They are called with a part of a batch at a
-/// time, from several threads. A function whose derivatives read only one of x and y says so, in
-/// `static constexpr DerivativesOf kDerivativesOf`: of y alone, it can work in place, where
-/// `value` is called with the same x and into, and derivatives with the same x and y.
+/// Hessian also f'', `second_derivative(x, y, into)`, and for derivatives with respect to a
+/// network's inputs (`jet_network`) f''', `third_derivative(x, y, into)`. They are called with a
+/// part of a batch at a time, from several threads. A function whose derivatives read only one of x
+/// and y says so, in `static constexpr DerivativesOf kDerivativesOf`: of y alone, it can work in
+/// place, where `value` is called with the same x and into, and derivatives with the same x and y.
 template <RealScalar S, class Function>
 class Activation : public ParameterFree<S> {
  public:
   struct Scratch {};
+  static constexpr bool kElementwise = true;
   static const char* kind() { return Function::kind(); }
 
   Shape output_shape(const Shape& shape) const { return shape; }
@@ -172,6 +180,11 @@ struct TanhFunction {
     using S = typename X::Scalar;
     d = S(-2) * y * (S(1) - y.square());
   }
+  template <class X, class Y, class D>
+  static void third_derivative(const X&, const Y& y, D&& d) {
+    using S = typename X::Scalar;
+    d = (S(1) - y.square()) * (S(6) * y.square() - S(2));
+  }
 };
 
 struct SigmoidFunction {
@@ -189,6 +202,11 @@ struct SigmoidFunction {
   static void second_derivative(const X&, const Y& y, D&& d) {
     using S = typename X::Scalar;
     d = y * (S(1) - y) * (S(1) - S(2) * y);
+  }
+  template <class X, class Y, class D>
+  static void third_derivative(const X&, const Y& y, D&& d) {
+    using S = typename X::Scalar;
+    d = y * (S(1) - y) * (S(1) - S(6) * y * (S(1) - y));
   }
 };
 
@@ -210,6 +228,11 @@ struct GELUFunction {
     using S = typename X::Scalar;
     // In this order z^2 does not overflow.
     d = x.unaryExpr([](S z) { return S(2) * density(z) - z * (z * density(z)); });
+  }
+  template <class X, class Y, class D>
+  static void third_derivative(const X& x, const Y&, D&& d) {
+    using S = typename X::Scalar;
+    d = x.unaryExpr([](S z) { return z * (z * (z * density(z))) - S(4) * (z * density(z)); });
   }
   /// The standard normal distribution function, and its density.
   template <class S>
@@ -242,6 +265,33 @@ struct SoftplusFunction {
     derivative(x, y, d);
     d *= (-y).exp();
   }
+  template <class X, class Y, class D>
+  static void third_derivative(const X& x, const Y& y, D&& d) {
+    using S = typename Y::Scalar;
+    derivative(x, y, d);
+    d *= (S(1) - S(2) * d) * (-y).exp();
+  }
+};
+
+struct SineFunction {
+  static constexpr DerivativesOf kDerivativesOf = DerivativesOf::Input;
+  static const char* kind() { return "Sine"; }
+  template <class X, class Y>
+  static void value(const X& x, Y&& y) {
+    y = x.sin();
+  }
+  template <class X, class Y, class D>
+  static void derivative(const X& x, const Y&, D&& d) {
+    d = x.cos();
+  }
+  template <class X, class Y, class D>
+  static void second_derivative(const X& x, const Y&, D&& d) {
+    d = -x.sin();
+  }
+  template <class X, class Y, class D>
+  static void third_derivative(const X& x, const Y&, D&& d) {
+    d = -x.cos();
+  }
 };
 
 struct IdentityFunction {
@@ -257,6 +307,10 @@ struct IdentityFunction {
   }
   template <class X, class Y, class D>
   static void second_derivative(const X&, const Y&, D&& d) {
+    d.setZero();
+  }
+  template <class X, class Y, class D>
+  static void third_derivative(const X&, const Y&, D&& d) {
     d.setZero();
   }
 };
@@ -282,6 +336,12 @@ using GELU = Activation<S, detail::GELUFunction>;
 /// log(1 + exp(x)), without overflow.
 template <RealScalar S>
 using Softplus = Activation<S, detail::SoftplusFunction>;
+
+/// sin(x), for networks that are solutions of differential equations.
+/// \source Sitzmann et al., Implicit neural representations with periodic activation functions,
+/// 2020
+template <RealScalar S>
+using Sine = Activation<S, detail::SineFunction>;
 
 template <RealScalar S>
 using Identity = Activation<S, detail::IdentityFunction>;

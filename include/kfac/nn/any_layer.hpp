@@ -42,6 +42,17 @@ class AnyScratch {
   const char* type_ = nullptr;
 };
 
+namespace detail {
+
+/// A slot has all that a layer has; but whether that of an AnyLayer can be copied depends on what
+/// converts to one.
+template <class L>
+inline constexpr bool kIsSlot = false;
+template <class L>
+inline constexpr bool kIsSlot<Slot<L>> = true;
+
+}  // namespace detail
+
 /// A layer of any type, which copies by value, for networks whose layers are known only at run
 /// time:
 ///
@@ -56,8 +67,8 @@ class AnyLayer {
   using Scratch = AnyScratch;
 
   template <class L>
-    requires(!std::same_as<L, AnyLayer> && std::same_as<typename L::Scalar, S> && Layer<L> &&
-             std::copy_constructible<L>)
+    requires(!std::same_as<L, AnyLayer> && !detail::kIsSlot<L> &&
+             std::same_as<typename L::Scalar, S> && Layer<L> && std::copy_constructible<L>)
   AnyLayer(L layer)  // NOLINT(google-explicit-constructor): a layer is a layer
       : held_(std::make_unique<Held<L>>(std::move(layer))) {}
   AnyLayer(const AnyLayer& other) : held_(other.held_->clone()) {}
@@ -68,6 +79,19 @@ class AnyLayer {
   AnyLayer(AnyLayer&&) noexcept = default;
   AnyLayer& operator=(AnyLayer&&) noexcept = default;
   ~AnyLayer() = default;
+
+  /// The layer that it holds, if that is an `L`; else null. Valid while this layer is not assigned
+  /// to.
+  template <class L>
+  L* target() {
+    return held_->type() == &kType<L> ? &static_cast<Held<L>&>(*held_).slot.layer() : nullptr;
+  }
+  template <class L>
+  const L* target() const {
+    return held_->type() == &kType<L> ? &static_cast<const Held<L>&>(*held_).slot.layer() : nullptr;
+  }
+  /// Whether it holds an `Activation`: a function of each entry by itself.
+  bool is_elementwise() const { return held_->is_elementwise(); }
 
   Index parameter_count() const { return held_->parameter_count(); }
   Shape output_shape(const Shape& shape) const { return held_->output_shape(shape); }
@@ -113,11 +137,17 @@ class AnyLayer {
   void append_layer_sizes(std::vector<Index>& sizes) const { held_->append_layer_sizes(sizes); }
 
  private:
+  /// Its address stands for the type L, which works without run-time type information.
+  template <class L>
+  static inline const char kType = 0;
+
   struct Base {
     Base() = default;
     Base& operator=(const Base&) = delete;
     virtual ~Base() = default;
     virtual std::unique_ptr<Base> clone() const = 0;
+    virtual const char* type() const = 0;
+    virtual bool is_elementwise() const = 0;
     virtual Index parameter_count() const = 0;
     virtual Shape output_shape(const Shape& shape) const = 0;
     virtual MemoryUse memory_use() const = 0;
@@ -157,6 +187,8 @@ class AnyLayer {
     explicit Held(L layer) : slot(std::move(layer)) {}
 
     std::unique_ptr<Base> clone() const override { return std::make_unique<Held>(*this); }
+    const char* type() const override { return &kType<L>; }
+    bool is_elementwise() const override { return detail::kIsElementwise<L>; }
     Index parameter_count() const override { return slot.parameter_count(); }
     Shape output_shape(const Shape& shape) const override { return slot.output_shape(shape); }
     MemoryUse memory_use() const override { return slot.memory_use(); }

@@ -30,6 +30,8 @@ class Dropout : public ParameterFree<S>, public LocallyLinear<Dropout<S>, S> {
     detail::check_option(p >= 0 && p < 1, "kfac::Dropout", "p", p, "0 <= p < 1");
   }
 
+  double p() const { return p_; }
+
   Shape output_shape(const Shape& shape) const { return shape; }
   static constexpr MemoryUse memory_use() { return {InPlace::Replaces, false}; }
 

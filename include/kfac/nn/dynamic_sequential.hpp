@@ -46,6 +46,8 @@ class DynamicSequential
     this->workspace().examples = 0;
   }
 
+  /// The i-th layer, to look at: to change one, make a network of changed copies. \pre i < size()
+  const AnyLayer<S>& layer(std::size_t i) const { return layers_[i]; }
   std::size_t size() const { return layers_.size(); }
   bool empty() const { return layers_.empty(); }
 

@@ -49,6 +49,8 @@ class Unflatten : public detail::Reshaping<S> {
   static const char* kind() { return "Unflatten"; }
   explicit Unflatten(const Shape& shape) : shape_(shape) {}
 
+  const Shape& shape() const { return shape_; }
+
   Shape output_shape(const Shape& shape) const {
     if (!(shape == Shape{shape_.size()}))
       raise<ShapeError>("kfac::Unflatten: 'input' has shape " + shape.to_string() + ", expected " +

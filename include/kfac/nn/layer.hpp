@@ -192,6 +192,11 @@ struct LayerView {
 
 namespace detail {
 
+/// Whether a layer is a function of each entry of its input by itself, which it says by a member
+/// `static constexpr bool kElementwise = true`.
+template <class L>
+inline constexpr bool kIsElementwise = requires { requires L::kElementwise; };
+
 /// What the type of a layer says, if it says anything.
 template <class L>
 constexpr MemoryUse memory_use_of() {

@@ -31,6 +31,9 @@ namespace detail {
 template <RealScalar S, std::size_t Axes>
 class Pool {
  public:
+  /// With the stride that is used, which is never 0.
+  const PoolOptions<Axes>& options() const { return options_; }
+
   Shape output_shape(const Shape& shape) const {
     if (shape.rank() != 1 + static_cast<int>(Axes))
       raise<ShapeError>(std::string(where_) + ": 'input' has shape " + shape.to_string() +

@@ -23,6 +23,7 @@ class Residual {
   explicit Residual(Layers... layers) : block_(std::move(layers)...) {}
 
   Block& block() { return block_; }
+  const Block& block() const { return block_; }
   Index parameter_count() const { return block_.parameter_count(); }
 
   static constexpr MemoryUse memory_use() { return {InPlace::Never, false}; }

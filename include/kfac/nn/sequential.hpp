@@ -42,6 +42,10 @@ class TupleChain
   auto& layer() {
     return std::get<I>(slots_).layer();
   }
+  template <std::size_t I>
+  const auto& layer() const {
+    return std::get<I>(slots_).layer();
+  }
 
   static constexpr std::size_t slot_count() { return 1 + sizeof...(Rest); }
   static constexpr const auto& placements() { return Types::kPlacements; }

@@ -52,8 +52,7 @@ Model network(Index inputs, Index layers, Index width, kfac::Rng& rng) {
   return model;
 }
 
-/// Weights, prior precisions of the layers and noise, in turns; at the end the curvature is as
-/// asked for, and the hyperparameters are the best for it.
+/// Weights, and in turns with them the prior precisions of the layers and the noise.
 kfac::EvidenceTrainingResult<double> train(Model& model, const Data& data,
                                            const Settings& settings) {
   const kfac::MeanSquaredError<double> loss;
@@ -94,7 +93,8 @@ void linear_model() {
 
   const Data data = examples::diabetes();
   kfac::Rng rng(0);
-  kfac::Sequential model(kfac::Linear<double>(10, 1, rng, {.bias = false}));
+  Model model;
+  model.push_back(kfac::Linear<double>(10, 1, rng, {.bias = false}));
   auto posterior =
       kfac::fit_laplace(model, kfac::MeanSquaredError<double>(), kfac::slices(data, 100),
                         {.likelihood = kfac::Likelihood::Regression});

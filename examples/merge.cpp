@@ -1,7 +1,6 @@
 /// Networks that were trained on different classes of Fashion-MNIST, or on different shares of it,
 /// are merged into one, without any data.
 
-#include <chrono>
 #include <deque>
 #include <exception>
 #include <iostream>
@@ -56,7 +55,7 @@ struct Method {
   kfac::MergeOptions options;
   bool damp_alike = false;  // the damping of A is also that of G
   bool shown = true;        // in the table of accuracies
-  std::vector<double> accuracies = {}, seconds = {};
+  std::vector<double> accuracies = {};
   std::vector<kfac::MergedBlock> first_layer = {};
 };
 
@@ -168,21 +167,17 @@ Outcome study(const Network& start, const Split& split, const Images& test,
       kfac::MergeOptions options = method.options;
       options.damping = damping;
       if (method.damp_alike) options.output_damping = damping;
-      const auto began = std::chrono::steady_clock::now();
       const auto merged =
           kfac::merge(options.method == MergeMethod::Diagonal ? candidates.with_diagonals
                                                               : candidates.with_factors,
                       options);
-      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - began;
       method.accuracies.push_back(accuracy_of(merged));
-      method.seconds.push_back(seconds.count());
       method.first_layer.push_back(merged.blocks[0]);
     }
   for (const double output_damping : kOutputDampings)
     outcome.by_output_damping.push_back(accuracy_of(
-        kfac::merge(candidates.with_factors, {.output_damping = output_damping,
-                                              .tolerance = 1e-6,
-                                              .max_iterations = 200})));
+        kfac::merge(candidates.with_factors,
+                    {.output_damping = output_damping, .tolerance = 1e-6, .max_iterations = 200})));
   return outcome;
 }
 
@@ -220,8 +215,7 @@ void print_accuracies(const Settings& settings, const std::vector<Split>& splits
   std::cout << "Accuracy on all ten classes, %\n" << table;
 }
 
-void print_output_dampings(const std::vector<Split>& splits,
-                           const std::vector<Outcome>& outcomes) {
+void print_output_dampings(const std::vector<Split>& splits, const std::vector<Outcome>& outcomes) {
   examples::Table table;
   table.add_columns("", {"split"});
   std::vector<std::string> names;
@@ -238,7 +232,7 @@ void print_output_dampings(const std::vector<Split>& splits,
 void print_solves(const Settings& settings, const std::vector<Split>& splits,
                   const std::vector<Outcome>& outcomes) {
   examples::Table table;
-  table.add_columns("", {"split", "solver", "damping", "iterations", "residual", "seconds"});
+  table.add_columns("", {"split", "solver", "damping", "iterations", "residual"});
   for (std::size_t i = 0; i < splits.size(); ++i)
     for (const Method& method : outcomes[i].methods)
       for (std::size_t k = 0; k < settings.dampings.size(); ++k) {
@@ -246,10 +240,10 @@ void print_solves(const Settings& settings, const std::vector<Split>& splits,
         if (block.merge != kfac::BlockMerge::Exact &&
             block.merge != kfac::BlockMerge::ConjugateGradients)
           continue;
-        table.add_row({splits[i].name, method.name, significant(settings.dampings[k], 2),
-                       block.merge == kfac::BlockMerge::Exact ? ""
-                                                              : std::to_string(block.iterations),
-                       significant(block.relative_residual, 2), fixed(method.seconds[k], 1)});
+        table.add_row(
+            {splits[i].name, method.name, significant(settings.dampings[k], 2),
+             block.merge == kfac::BlockMerge::Exact ? "" : std::to_string(block.iterations),
+             significant(block.relative_residual, 2)});
       }
   std::cout << "\nThe equations of the first layer (at most 200 iterations, tolerance 1e-8)\n"
             << table;
@@ -266,7 +260,8 @@ void draw(const Settings& settings, const std::vector<Split>& splits,
                           .x_label = "damping",
                           .y_label = "Test accuracy, %",
                           .logarithmic_x = true};
-    const auto add = [&](const std::string& name, Colour colour, Series::Style style, auto&& value) {
+    const auto add = [&](const std::string& name, Colour colour, Series::Style style,
+                         auto&& value) {
       Series series{.label = name, .colour = colour, .style = style};
       series.points.resize(2, size);
       for (Index k = 0; k < size; ++k)
@@ -338,8 +333,7 @@ int main(int argc, char** argv) {
       }
     });
     for (std::size_t i = 0; i < splits.size(); ++i)
-      threads.emplace_back(
-          [&, i] { outcomes[i] = study(start, splits[i], test, settings, rng); });
+      threads.emplace_back([&, i] { outcomes[i] = study(start, splits[i], test, settings, rng); });
     for (std::thread& thread : threads) thread.join();
 
     std::cout << "Pretrained: " << percent(kfac::accuracy(start, test)) << " %\n";

@@ -215,7 +215,9 @@ std::vector<examples::Panel> panels(const std::vector<Run>& runs, const Problem&
   }
   const Eigen::MatrixXd exact = solution(problem.grid);
   const auto field = [&](const std::string& title, const Eigen::MatrixXd& values) {
-    const double largest = std::pow(10.0, std::ceil(std::log10(values.cwiseAbs().maxCoeff())));
+    // A little above a power of ten is that power.
+    const double decade = std::ceil(std::log10(values.cwiseAbs().maxCoeff()) - 0.05);
+    const double largest = std::pow(10.0, decade);
     examples::Panel panel{.title = title, .x_label = "41 x 41 points of the unit square"};
     panel.heat_map = examples::HeatMap{problem.picture(values), largest / 1000, largest};
     return panel;

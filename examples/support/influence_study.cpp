@@ -4,6 +4,8 @@
 #include <chrono>
 #include <limits>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 
 #include <Eigen/Cholesky>
 
@@ -153,8 +155,7 @@ class Exact {
   Eigen::MatrixXd whole_, of_training_, of_queries_;
 };
 
-/// Calls `body(prediction, scores)` for one network's scores of each kind at each damping, where
-/// -1 stands for the default.
+/// Adds to a study how well each network's scores of each kind predict, at each damping.
 class Attributions {
  public:
   Attributions(const InfluenceSettings& settings, const Halves& halves, InfluenceStudy& study)
@@ -220,6 +221,9 @@ InfluenceStudy study_influence(const InfluenceSettings& settings,
   using Clock = std::chrono::steady_clock;
   kfac::Rng rng(settings.seed);
   const Data all = digits();
+  if (settings.training + settings.queries > all.examples())
+    throw std::invalid_argument("--training and --queries are more than the " +
+                                std::to_string(all.examples()) + " digits there are");
   std::vector<Index> order(static_cast<std::size_t>(all.examples()));
   std::iota(order.begin(), order.end(), Index{0});
   rng.shuffle(order);

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include <kfac/attribution/influence.hpp>
+#include <kfac/core/schedules.hpp>
 #include <kfac/curvature/estimate_curvature.hpp>
 #include <kfac/data/roc.hpp>
 #include <kfac/data/subset.hpp>
@@ -21,6 +22,7 @@ using Structure = kfac::CurvatureStructure;
 
 constexpr Index kPixels = 28 * 28;
 constexpr Index kClasses = 10;
+constexpr Index kBatchSize = 128;
 
 /// How well `values` are higher for the first `flipped` examples.
 Detection detection(const std::string& name, const Eigen::VectorXd& values, Index flipped) {
@@ -53,9 +55,11 @@ MislabelStudy study_mislabels(const MislabelSettings& settings) {
                          kfac::Linear<float>(128, 64, rng), kfac::ReLU<float>{},
                          kfac::Linear<float>(64, kClasses, rng)};
   const kfac::SoftmaxCrossEntropy<float> loss;
-  auto optimizer = kfac::make_optimizer<kfac::Adam>(model, loss, {.learning_rate = 1e-3F});
+  const Index steps = settings.epochs * ((data.examples() + kBatchSize - 1) / kBatchSize);
+  auto optimizer = kfac::make_optimizer<kfac::Adam>(
+      model, loss, {.learning_rate = kfac::schedules::cosine(2e-3F, 0.0F, steps)});
   for (Index epoch = 0; epoch < settings.epochs; ++epoch)
-    for (const auto& [x, y] : kfac::batches(data, 128, rng)) optimizer.step(x, y);
+    for (const auto& [x, y] : kfac::batches(data, kBatchSize, rng)) optimizer.step(x, y);
   MislabelStudy study;
   study.training_accuracy = kfac::accuracy(model, data);
   study.test_accuracy = kfac::accuracy(model, test);

@@ -12,7 +12,7 @@ struct MislabelSettings {
   std::string data = "/usr/share/datasets/fashion-mnist";
   kfac::Index training = 10000;
   kfac::Index flipped = 0;  ///< > 0
-  kfac::Index epochs = 20;
+  kfac::Index epochs = 30;
   std::uint64_t seed = 0;
 };
 

@@ -83,6 +83,12 @@ TEST_CASE("Influence: what does not fit or is not finite is an exception that sa
   CHECK(message_of<ValueError>([&] { influence.pairwise(slices(far, 5), all, huge); }) ==
         "kfac::Influence: 'queries' has a gradient that is not finite, expected finite numbers "
         "(layer '2')");
+  const auto large = [](const auto&, const auto&, MatrixRef<double> into) {
+    into.setConstant(1e200);
+  };
+  CHECK(message_of<ValueError>([&] { influence.pairwise(all, all, large, {.rank = 1}); }) ==
+        "kfac::Influence: 'queries' has a gradient whose square is not finite, expected finite "
+        "numbers (layer '2')");
   const Dataset<double> wrong{data.inputs, Labels::Constant(5, 2)};
   CHECK_THROWS_AS(influence.pairwise(all, slices(wrong, 5)), ValueError);
 }

@@ -214,6 +214,12 @@ TEST_CASE("compensate: what is wrong is named, and the network is as it was",
   CHECK(message_of<MemoryError>([&] {
           compensate(model, mask, estimate, {.memory_limit = 10});
         }).starts_with("kfac::compensate: 'memory_limit' is 10 B"));
+  mask(3) = 0;
+  Curvature partial = estimate;
+  partial.blocks[0] = {};
+  partial.blocks[0].block = estimate.blocks[0].block;
+  CHECK(message(partial, {}) ==
+        "kfac::compensate: 'estimate' has no curvature, expected some (layer '0')");
   mask(3) = 0.5;
   CHECK(message(estimate, {}) == "kfac::compensate: 'mask' has an entry 0.5, expected 0 or 1");
   mask.conservativeResize(7);

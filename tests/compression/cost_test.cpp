@@ -67,9 +67,9 @@ TEST_CASE("compression_memory: is that of the largest block", "[compression]") {
     return compression_memory(blocks, structure).total();
   };
   CHECK(bytes(CurvatureStructure::Diagonal) == 8 * 12 * 20);
-  CHECK(bytes(CurvatureStructure::Kronecker) == 8 * (12 * 20 + 3 * (16 + 25)));
+  CHECK(bytes(CurvatureStructure::Kronecker) == 8 * (12 * 20 + 8 * (16 + 25)));
   CHECK(bytes(CurvatureStructure::Ekfac) == bytes(CurvatureStructure::Kronecker));
-  CHECK(bytes(CurvatureStructure::Full) == 8 * (12 * 20 + 2 * 400));
+  CHECK(bytes(CurvatureStructure::Full) == 8 * (12 * 20 + 5 * 400));
   CHECK(compression_memory(blocks, CurvatureStructure::Full).parts[0].name == "0");
 }
 

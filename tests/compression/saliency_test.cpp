@@ -145,6 +145,10 @@ TEST_CASE("saliencies: what is wrong is named", "[compression][errors]") {
   CHECK(message_of<MemoryError>([&] {
           row_saliencies(model, estimate, {.memory_limit = 1000});
         }).starts_with("kfac::row_saliencies: 'memory_limit' is 1 kB, expected at least "));
+  Curvature partial = estimate;
+  partial.blocks[1].factors = {};
+  CHECK(message_of<ValueError>([&] { row_saliencies(model, partial); }) ==
+        "kfac::row_saliencies: 'estimate' has no curvature, expected some (layer '2')");
   estimate.blocks[2].factors.g.row(1).setZero();
   estimate.blocks[2].factors.g.col(1).setZero();
   CHECK(message_of<SingularError>([&] {

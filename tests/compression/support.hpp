@@ -30,7 +30,8 @@ inline Curvature random_estimate(AnyModel& model, CurvatureStructure structure, 
   Curvature estimate;
   estimate.record.structure = structure;
   for (const ParameterBlock& block : parameter_blocks(model)) {
-    BlockEstimate<double> one{.block = block};
+    BlockEstimate<double> one;
+    one.block = block;
     const bool factored = block.factored && (structure == CurvatureStructure::Kronecker ||
                                              structure == CurvatureStructure::Ekfac);
     if (factored)

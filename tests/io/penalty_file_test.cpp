@@ -69,8 +69,7 @@ TEST_CASE("Penalty files: what is one product for all tasks is read as curvature
   Penalty penalty(course.model, {.loss_scale = 1});
   course.take(penalty);
   io::save_penalty(folder / "penalty.safetensors", penalty);
-  const Estimates estimate =
-      io::load_curvature(folder / "penalty.safetensors", course.model);
+  const Estimates estimate = io::load_curvature(folder / "penalty.safetensors", course.model);
   CHECK(estimate.record.loss_scale == 1);
   Penalty again(course.model, {.loss_scale = 1});
   again.add_task(estimate, course.tasks.models.back().parameters);
@@ -100,8 +99,9 @@ TEST_CASE("Penalty files: those of other penalties are refused, and change nothi
   AnyModel other;
   append_linear(other, {3, 2}, rng, true);
   Penalty elsewhere(other);
-  CHECK(message_of<FileError>([&] { io::load_penalty(path, elsewhere); })
-            .find("kfac::io::load_penalty: 'estimate' has ") == 0);
+  CHECK(message_of<FileError>([&] {
+          io::load_penalty(path, elsewhere);
+        }).find("kfac::io::load_penalty: 'estimate' has ") == 0);
   io::save_curvature(path, course.tasks.estimates[0]);
   CHECK(message_of<FileError>([&] { io::load_penalty(path, nearest); }).find("'kfac.penalty'") !=
         std::string::npos);

@@ -202,6 +202,19 @@ TEST_CASE("KroneckerPairSolver: refuses a singular sum, which damping cures") {
   CHECK(refused({full.a, g1}, {factor(4, 2, 0, rng), full.g}));
 }
 
+TEST_CASE("KroneckerPairSolver: try_make gives the same solver, and nothing for a singular sum") {
+  Rng rng(8);
+  const Term first{factor(4, 6, 0, rng), factor(3, 5, 0, rng)};
+  const Term second{factor(4, 6, 0, rng), factor(3, 5, 0, rng)};
+  const Matrix<double> c = test::normal<double>(3, 4, rng);
+  const auto solver = Solver::try_make(first, second, 1e-3);
+  REQUIRE(solver.has_value());
+  CHECK(solver->solve(c) == Solver(first, second, 1e-3).solve(c));
+  const Term none{first.a, Matrix<double>::Zero(3, 3)};
+  CHECK_FALSE(Solver::try_make(none, none).has_value());
+  CHECK_THROWS_AS(Solver::try_make(first, {first.a, first.a}), ShapeError);
+}
+
 TEST_CASE("KroneckerPairSolver: what it refuses, by name") {
   const Matrix<double> two = Matrix<double>::Identity(2, 2);
   const Matrix<double> three = Matrix<double>::Identity(3, 3);

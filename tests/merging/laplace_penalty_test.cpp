@@ -122,8 +122,10 @@ TEST_CASE("LaplacePenalty: value and gradient are those of the dense quadratic")
     for_each_course(structure, [&](Course& course) {
       for (const PenaltyCompression compression : kCompressions) {
         INFO("compression " << static_cast<int>(compression));
-        Penalty penalty(course.model, {.strength = 3, .prior_precision = 0.2,
-                                       .compression = compression, .loss_scale = 0.05});
+        Penalty penalty(course.model, {.strength = 3,
+                                       .prior_precision = 0.2,
+                                       .compression = compression,
+                                       .loss_scale = 0.05});
         course.take(penalty);
         CHECK(penalty.tasks() == 3);
         Matrix<double> f = 3 * dense_sum(course, compression);
@@ -186,8 +188,10 @@ TEST_CASE("LaplacePenalty: the nearest product is never farther from the sum tha
 TEST_CASE("LaplacePenalty: each task may keep its own centre") {
   for (const Structure structure : {Structure::Kronecker, Structure::Diagonal})
     for_each_course(structure, [](Course& course) {
-      Penalty penalty(course.model, {.strength = 3, .prior_precision = 0.2,
-                                     .centre = PenaltyCentre::EachTask, .loss_scale = 1});
+      Penalty penalty(course.model, {.strength = 3,
+                                     .prior_precision = 0.2,
+                                     .centre = PenaltyCentre::EachTask,
+                                     .loss_scale = 1});
       course.take(penalty);
       Rng rng(7);
       const Vector<double> parameters = random_matrix(course.model.parameter_count(), 1, rng);
@@ -237,8 +241,8 @@ TEST_CASE("LaplacePenalty: strength, decay and scale of the loss do as they say"
     last.add_task(course.tasks.estimates.back(), course.tasks.models.back().parameters);
     CHECK(forgetful.value(at) == Approx(last.value(at)).epsilon(1e-12));
   }
-  Penalty decaying(course.model, {.compression = PenaltyCompression::KeepAll, .decay = 0.5,
-                                  .loss_scale = 1});
+  Penalty decaying(course.model,
+                   {.compression = PenaltyCompression::KeepAll, .decay = 0.5, .loss_scale = 1});
   course.take(decaying, 2);
   Penalty first(course.model, {.loss_scale = 1}), second(course.model, {.loss_scale = 1});
   first.add_task(course.tasks.estimates[0], at);
@@ -254,10 +258,9 @@ TEST_CASE("LaplacePenalty: before the first task there is the prior") {
   const Vector<double> at = random_matrix(course.model.parameter_count(), 1, rng);
   CHECK(penalty.value(at) == Approx(0.015 * at.squaredNorm()));
   CHECK(relative_error(penalty.gradient(at), Vector<double>(0.03 * at)) < 1e-14);
-  CHECK(message_of<StateError>([&] {
-          Penalty(course.model, {.prior_precision = 0.3}).value();
-        }) == "kfac::LaplacePenalty: there is a prior but no loss scale, expected 'loss_scale' in "
-              "the options before the first task");
+  CHECK(message_of<StateError>([&] { Penalty(course.model, {.prior_precision = 0.3}).value(); }) ==
+        "kfac::LaplacePenalty: there is a prior but no loss scale, expected 'loss_scale' in "
+        "the options before the first task");
   CHECK(Penalty(course.model).value(at) == 0);
 }
 
@@ -319,10 +322,9 @@ TEST_CASE("LaplacePenalty: only where all is kept does memory grow with the task
       const auto bytes = [&](const PenaltyOptions& options, std::size_t tasks) {
         Penalty penalty(course.model, options);
         course.take(penalty, tasks);
-        CHECK(penalty.memory().total() ==
-              penalty_memory<double>(penalty.blocks(), structure, static_cast<Index>(tasks),
-                                     options)
-                  .total());
+        CHECK(penalty.memory().total() == penalty_memory<double>(penalty.blocks(), structure,
+                                                                 static_cast<Index>(tasks), options)
+                                              .total());
         return penalty.memory().total();
       };
       CHECK(bytes({}, 3) == bytes({}, 1));
@@ -365,13 +367,14 @@ TEST_CASE("LaplacePenalty: bad input is named, and changes nothing") {
                   name + "')");
   CHECK(message_of<ValueError>([&] {
           penalty.add_task(with([](Estimates& e) { e.blocks[0].factors.a(0, 0) = std::nan(""); }));
-        }) == add + "'estimate.a' is nan at (0, 0), expected finite numbers (layer '" + name +
-                  "')");
+        }) ==
+        add + "'estimate.a' is nan at (0, 0), expected finite numbers (layer '" + name + "')");
   CHECK(message_of<ValueError>([&] {
           penalty.add_task(with([](Estimates& e) { e.record.examples = 0; }));
         }).find(add + "'estimate' has 0 examples and the loss_scale ") == 0);
-  CHECK(message_of<ShapeError>([&] { penalty.value(at.head(2)); })
-            .find("kfac::LaplacePenalty::value: 'parameters' has 2 entries, expected ") == 0);
+  CHECK(message_of<ShapeError>([&] {
+          penalty.value(at.head(2));
+        }).find("kfac::LaplacePenalty::value: 'parameters' has 2 entries, expected ") == 0);
   CHECK(message_of<ShapeError>([&] { penalty.set_state({}); }) ==
         "kfac::LaplacePenalty::set_state: 'quadratics' has 0 quadratics, expected 1");
   CHECK(SavedState(penalty) == before);
@@ -386,11 +389,11 @@ TEST_CASE("LaplacePenalty: bad input is named, and changes nothing") {
   CHECK(message({.decay = 2}) == "kfac::LaplacePenalty: 'decay' is 2, expected in [0, 1]");
   CHECK(message({.loss_scale = 0.0}) ==
         "kfac::LaplacePenalty: 'loss_scale' is 0, expected > 0 and finite");
-  CHECK(message({.memory_limit = 0}) ==
-        "kfac::LaplacePenalty: 'memory_limit' is 0, expected > 0");
+  CHECK(message({.memory_limit = 0}) == "kfac::LaplacePenalty: 'memory_limit' is 0, expected > 0");
   Penalty small(course.model, {.memory_limit = 100});
-  CHECK(message_of<MemoryError>([&] { course.take(small, 1); })
-            .find("kfac::LaplacePenalty::add_task: 'memory_limit' is 100 B, expected at least ") ==
+  CHECK(message_of<MemoryError>([&] {
+          course.take(small, 1);
+        }).find("kfac::LaplacePenalty::add_task: 'memory_limit' is 100 B, expected at least ") ==
         0);
   CHECK(small.tasks() == 0);
 }

@@ -47,8 +47,8 @@ TEST_CASE("merge: heads are kept from the model asked for, whatever their sizes"
     trunk.parameters.conservativeResize(trunk.blocks[0].size());
     trunk.curvature = &estimate;
   }
-  CHECK(relative_error(result.parameters.head(4 * 4),
-                       dense_merge(trunks, {.damping = 0.01})) < 1e-9);
+  CHECK(relative_error(result.parameters.head(4 * 4), dense_merge(trunks, {.damping = 0.01})) <
+        1e-9);
   // A model of that architecture takes them.
   AnyModel network = candidates.networks[1];
   set_flat_parameters(network, result.parameters);
@@ -97,8 +97,9 @@ TEST_CASE("merge: models of one architecture but for layers that are no heads ar
           other[1].parameters.conservativeResize(16);
           other[1].curvature = nullptr;
           merge(other, {.method = MergeMethod::Average});
-        }) == "kfac::merge: 'models[1].blocks' has no such block, expected Linear 2x(4+1) as "
-              "models[0] has (layer '2')");
+        }) ==
+        "kfac::merge: 'models[1].blocks' has no such block, expected Linear 2x(4+1) as "
+        "models[0] has (layer '2')");
   CHECK(message_of<ShapeError>([&] {
           Models other = {models[1], models[0]};
           other[0].blocks.pop_back();
@@ -114,11 +115,12 @@ TEST_CASE("merge: models of one architecture but for layers that are no heads ar
   append_linear(network, {4, 2}, rng, false);
   wider.models.push_back(merge_model(network));
   CHECK(message_of<ShapeError>([&] {
-          merge(wider.models, {.method = MergeMethod::Average,
-                               .heads = {"2"},
-                               .head_rule = HeadRule::Concatenate});
-        }) == "kfac::merge: 'models[1].blocks' has '2', Linear 2x(4), expected but for the "
-              "outputs Linear 2x(4+1) as models[0] has (layer '2')");
+          merge(
+              wider.models,
+              {.method = MergeMethod::Average, .heads = {"2"}, .head_rule = HeadRule::Concatenate});
+        }) ==
+        "kfac::merge: 'models[1].blocks' has '2', Linear 2x(4), expected but for the "
+        "outputs Linear 2x(4+1) as models[0] has (layer '2')");
   const RandomNetwork all = network_of_all_blocks(rng);
   Candidates grouped;
   const Task task(all.model, SoftmaxCrossEntropy<double>(), all.shape, 4, rng);
@@ -143,9 +145,8 @@ TEST_CASE("merge: bad models and options are named") {
   };
   CHECK(message_of<ShapeError>([] { merge(Models{}); }) ==
         "kfac::merge: 'models' is empty, expected at least one");
-  CHECK(message_of<OptionError>([&] {
-          merge(with([](Models& m) { m[1].weight = -1; }));
-        }) == "kfac::merge: 'models[1].weight' is -1, expected >= 0 and finite");
+  CHECK(message_of<OptionError>([&] { merge(with([](Models& m) { m[1].weight = -1; })); }) ==
+        "kfac::merge: 'models[1].weight' is -1, expected >= 0 and finite");
   CHECK(message_of<OptionError>([&] {
           merge(with([](Models& m) {
             for (auto& model : m) model.weight = 0;
@@ -155,7 +156,8 @@ TEST_CASE("merge: bad models and options are named") {
           merge(with([](Models& m) { m[2].parameters.conservativeResize(5); }));
         }) == "kfac::merge: 'models[2].parameters' has 5 entries, expected 31");
   CHECK(message_of<ValueError>([&] {
-          merge(with([](Models& m) { m[0].parameters(3) = std::numeric_limits<double>::infinity(); }));
+          merge(with(
+              [](Models& m) { m[0].parameters(3) = std::numeric_limits<double>::infinity(); }));
         }) == "kfac::merge: 'models[0].parameters' is inf at (3, 0), expected finite numbers");
   CHECK(message_of<ShapeError>([&] {
           Estimates cut = *models[0].curvature;
@@ -172,10 +174,9 @@ TEST_CASE("merge: bad models and options are named") {
           bad.record.examples = 0;
           merge(with([&](Models& m) { m[0].curvature = &bad; }), {.method = MergeMethod::RegMean});
         }) == "kfac::merge: 'models[0].curvature' is of 0 examples, expected at least 1");
-  CHECK(message_of<StateError>([&] {
-          merge(with([](Models& m) { m[1].curvature = nullptr; }));
-        }) == "kfac::merge: 'models[1]' has no curvature to merge with, expected one of the "
-              "structure that 'method' asks for (layer '0')");
+  CHECK(message_of<StateError>([&] { merge(with([](Models& m) { m[1].curvature = nullptr; })); }) ==
+        "kfac::merge: 'models[1]' has no curvature to merge with, expected one of the "
+        "structure that 'method' asks for (layer '0')");
   CHECK(message_of<StateError>([&] { merge(models, {.method = MergeMethod::Diagonal}); }) ==
         "kfac::merge: 'models[0]' has no diagonal to merge with, expected one of the structure "
         "that 'method' asks for (layer '0')");
@@ -186,8 +187,7 @@ TEST_CASE("merge: bad models and options are named") {
   CHECK(message({.damping = -1}) == "kfac::merge: 'damping' is -1, expected >= 0 and finite");
   CHECK(message({.output_damping = -1}) ==
         "kfac::merge: 'output_damping' is -1, expected >= 0 and finite");
-  CHECK(message({.off_diagonal = 1.5}) ==
-        "kfac::merge: 'off_diagonal' is 1.5, expected in [0, 1]");
+  CHECK(message({.off_diagonal = 1.5}) == "kfac::merge: 'off_diagonal' is 1.5, expected in [0, 1]");
   CHECK(message({.tolerance = -1}) == "kfac::merge: 'tolerance' is -1, expected >= 0 and finite");
   CHECK(message({.max_iterations = -1}) == "kfac::merge: 'max_iterations' is -1, expected >= 0");
   CHECK(message({.head_of = -1}) == "kfac::merge: 'head_of' is -1, expected >= 0");

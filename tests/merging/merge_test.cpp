@@ -10,8 +10,8 @@ namespace {
 
 using Models = std::vector<MergeModel<double>>;
 using Structure = CurvatureStructure;
-using linalg::KrylovStatus;
 using linalg::KroneckerSumPreconditioner;
+using linalg::KrylovStatus;
 
 Structure structure_for(MergeMethod method) {
   return method == MergeMethod::Diagonal ? Structure::Diagonal : Structure::Kronecker;
@@ -47,8 +47,7 @@ struct Regression {
     append_linear(model, {inputs, outputs}, rng, bias);
     return model;
   }
-  static Vector<double> least_squares(const Matrix<double>& x, const Matrix<double>& y,
-                                      bool bias) {
+  static Vector<double> least_squares(const Matrix<double>& x, const Matrix<double>& y, bool bias) {
     Matrix<double> augmented = Matrix<double>::Ones(x.rows() + (bias ? 1 : 0), x.cols());
     augmented.topRows(x.rows()) = x;
     const Matrix<double> gram = augmented * augmented.transpose();
@@ -94,16 +93,14 @@ TEST_CASE("merge: conjugate gradients find what the exact solver does, from any 
     Candidates candidates;
     add_random(candidates, 2, Structure::Kronecker, rng);
     const Models& models = candidates.models;
-    const Vector<double> expected =
-        dense_merge(models, {.damping = 0.03, .output_damping = 0.02});
+    const Vector<double> expected = dense_merge(models, {.damping = 0.03, .output_damping = 0.02});
     const Vector<double> elsewhere = random_matrix(expected.size(), 1, rng);
     for (const MergeStart start : {MergeStart::Average, MergeStart::RegMean, MergeStart::Given})
       for (const KroneckerSumPreconditioner preconditioner :
            {KroneckerSumPreconditioner::Diagonal, KroneckerSumPreconditioner::Kronecker}) {
         const MergeResult<double> result = merge(models, {.damping = 0.03,
                                                           .output_damping = 0.02,
-                                                          .solver =
-                                                              MergeSolver::ConjugateGradients,
+                                                          .solver = MergeSolver::ConjugateGradients,
                                                           .tolerance = 1e-12,
                                                           .preconditioner = preconditioner,
                                                           .start = start,
@@ -111,8 +108,7 @@ TEST_CASE("merge: conjugate gradients find what the exact solver does, from any 
         CHECK(relative_error(result.parameters, expected) < 1e-9);
       }
     const MergeResult<double> exact =
-        merge(
-        models, {.damping = 0.03, .output_damping = 0.02, .solver = MergeSolver::Exact});
+        merge(models, {.damping = 0.03, .output_damping = 0.02, .solver = MergeSolver::Exact});
     CHECK(relative_error(exact.parameters, expected) < 1e-9);
     // At the solution there is nothing to do.
     const MergeResult<double> again = merge(models, {.damping = 0.03,
@@ -223,9 +219,11 @@ TEST_CASE("merge: curvature without output gradients makes K-FAC RegMean") {
     const Task task(model, SoftmaxCrossEntropy<double>(), {3}, 3 + 4 * t, rng);
     candidates.add(model, task, {.fisher = FisherType::ForwardOnly});
   }
-  CHECK(relative_error(merge(candidates.models, {.damping = 0.01, .tolerance = 1e-13}).parameters,
-                       merge(candidates.models, {.method = MergeMethod::RegMean, .damping = 0.01})
-                           .parameters) < 1e-10);
+  CHECK(
+      relative_error(
+          merge(candidates.models, {.damping = 0.01, .tolerance = 1e-13}).parameters,
+          merge(candidates.models, {.method = MergeMethod::RegMean, .damping = 0.01}).parameters) <
+      1e-10);
 }
 
 TEST_CASE("merge: the more its G are damped, the nearer is K-FAC to RegMean") {
@@ -252,7 +250,8 @@ TEST_CASE("merge: the more its G are damped, the nearer is K-FAC to RegMean") {
       double error = 0;
       for (const MergedBlock& block : merged.blocks)
         if (block.block.factored)
-          error = std::max(error, (block.block.of(merged.parameters) - block.block.of(limit)).norm());
+          error =
+              std::max(error, (block.block.of(merged.parameters) - block.block.of(limit)).norm());
       CHECK((error < last / 50 || error < 1e-12));
       last = error;
     }
@@ -267,9 +266,9 @@ TEST_CASE("merge: a model counts by its weight, and not at all without") {
   for (const MergeMethod method :
        {MergeMethod::Average, MergeMethod::RegMean, MergeMethod::Kronecker}) {
     models[1].weight = 1e9;
-    CHECK(relative_error(merge(models, {.method = method, .damping = 0.1, .tolerance = 1e-13})
-                             .parameters,
-                         models[1].parameters) < 1e-6);
+    CHECK(relative_error(
+              merge(models, {.method = method, .damping = 0.1, .tolerance = 1e-13}).parameters,
+              models[1].parameters) < 1e-6);
     models[1].weight = 0;
     CHECK(merge(models, {.method = method}).parameters ==
           merge(Models{models[0], models[2]}, {.method = method}).parameters);
@@ -374,15 +373,15 @@ TEST_CASE("merge: without damping, what no model has curvature for stays at the 
   };
   const Vector<double> average =
       merge(candidates.models, {.method = MergeMethod::Average}).parameters;
-  const MergeResult<double> merged = 
+  const MergeResult<double> merged =
       merge(candidates.models, {.damping = 0, .output_damping = 0, .tolerance = 1e-10});
   CHECK(merged.converged());
   CHECK(relative_error(column(merged.parameters), column(average)) < 1e-12);
   CHECK(relative_error(merged.parameters, average) > 1e-3);
 
   for (Estimates& estimate : candidates.estimates) {
-    estimate.blocks[0].diagonal =
-        estimate.blocks[0].factors.g.diagonal() * estimate.blocks[0].factors.a.diagonal().transpose();
+    estimate.blocks[0].diagonal = estimate.blocks[0].factors.g.diagonal() *
+                                  estimate.blocks[0].factors.a.diagonal().transpose();
   }
   const Vector<double> by_diagonals =
       merge(candidates.models, {.method = MergeMethod::Diagonal, .damping = 0}).parameters;
@@ -403,8 +402,7 @@ TEST_CASE("merge: estimates of all structures serve as far as they go") {
     full.add(network.model, task, {.structure = Structure::Full});
     diagonal.add(network.model, task, {.structure = Structure::Diagonal});
   }
-  CHECK(relative_error(merge(ekfac.models).parameters, merge(kronecker.models).parameters) <
-        1e-12);
+  CHECK(relative_error(merge(ekfac.models).parameters, merge(kronecker.models).parameters) < 1e-12);
   CHECK(relative_error(merge(full.models, {.method = MergeMethod::Diagonal}).parameters,
                        merge(diagonal.models, {.method = MergeMethod::Diagonal}).parameters) <
         1e-10);
@@ -436,13 +434,14 @@ TEST_CASE("merge: of float models it is that of the same in double, to rounding"
       estimate.blocks.push_back(
           {.block = block.block,
            .factors = {block.factors.a.cast<double>(), block.factors.g.cast<double>()}});
-    wide_models.push_back({models.back().parameters.cast<double>(), models.back().blocks,
-                           &estimate, 1});
+    wide_models.push_back(
+        {models.back().parameters.cast<double>(), models.back().blocks, &estimate, 1});
   }
   const MergeResult<float> result = merge(models, {.damping = 1e-3});
   CHECK(result.converged());
-  CHECK((result.parameters - merge(wide_models, {.damping = 1e-3}).parameters.cast<float>())
-            .norm() == 0);
+  CHECK(
+      (result.parameters - merge(wide_models, {.damping = 1e-3}).parameters.cast<float>()).norm() ==
+      0);
 }
 
 }  // namespace kfac::test::merge_test

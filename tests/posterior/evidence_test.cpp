@@ -56,7 +56,7 @@ TEST_CASE("Evidence: gradient and Hessian by the hyperparameters are its derivat
   for (std::uint64_t seed = 0; seed < 6; ++seed) {
     LaplaceCase of(seed);
     for (const LaplaceKind kind : {LaplaceKind::Diagonal, LaplaceKind::Kronecker,
-                                   LaplaceKind::Ekfac, LaplaceKind::Blocks, LaplaceKind::Full})
+                                   LaplaceKind::Ekfac, LaplaceKind::Layers, LaplaceKind::Full})
       for (const PriorGrouping grouping :
            {PriorGrouping::Scalar, PriorGrouping::Layer, PriorGrouping::Tensor}) {
         INFO("seed " << seed << ", kind " << static_cast<int>(kind) << ", grouping "

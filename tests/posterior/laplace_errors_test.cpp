@@ -69,7 +69,7 @@ TEST_CASE("Laplace: what does not fit is refused, and named") {
   CHECK(message_of<SingularError>(fit(flat, LaplaceKind::Full)) ==
         "kfac::Laplace: the posterior precision is singular, expected 'prior_precision' > 0 where "
         "the curvature is singular");
-  for (const LaplaceKind kind : {LaplaceKind::Kronecker, LaplaceKind::Ekfac, LaplaceKind::Blocks}) {
+  for (const LaplaceKind kind : {LaplaceKind::Kronecker, LaplaceKind::Ekfac, LaplaceKind::Layers}) {
     of.task.x.setZero();
     CHECK(message_of<SingularError>(fit(flat, kind)) ==
           "kfac::Laplace: the posterior precision is singular, expected 'prior_precision' > 0 "
@@ -112,7 +112,8 @@ TEST_CASE("Laplace: what is misused leaves it as it was") {
   estimate.blocks[2].diagonal(0, 0) = -1;
   CHECK(message_of<ValueError>([&] { Laplace<double>(estimate, mean); }) ==
         "kfac::Laplace: 'curvature' has a diagonal entry -1, expected >= 0 (layer '1')");
-  estimate.blocks[1] = {.block = estimate.blocks[1].block};
+  estimate.blocks[1].factors = {};
+  estimate.blocks[1].eigen = {};
   CHECK(message_of<StateError>([&] { Laplace<double>(estimate, mean); }) ==
         "kfac::Laplace: 'curvature' has none of a random block, expected one of each (layer "
         "'0/1')");

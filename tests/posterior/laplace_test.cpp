@@ -10,11 +10,11 @@ using Options = LaplaceOptions<double>;
 constexpr double kTolerance = 1e-10;
 
 constexpr std::array<LaplaceKind, 5> kKinds{LaplaceKind::Diagonal, LaplaceKind::Kronecker,
-                                            LaplaceKind::Ekfac, LaplaceKind::Blocks,
+                                            LaplaceKind::Ekfac, LaplaceKind::Layers,
                                             LaplaceKind::Full};
 
 bool allows_each_parameter(LaplaceKind kind) {
-  return kind == LaplaceKind::Diagonal || kind == LaplaceKind::Blocks || kind == LaplaceKind::Full;
+  return kind == LaplaceKind::Diagonal || kind == LaplaceKind::Layers || kind == LaplaceKind::Full;
 }
 
 /// The matrix of an in-place product, of the random parameters; what is not random must become 0.

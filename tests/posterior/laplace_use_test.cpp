@@ -21,7 +21,7 @@ TEST_CASE("Laplace: the reduction of the loss does not matter, the number of dat
   thrice.y = sum.y.replicate(1, 3);
   Options options{.likelihood = Likelihood::Regression};
   for (const LaplaceKind kind : {LaplaceKind::Diagonal, LaplaceKind::Kronecker, LaplaceKind::Ekfac,
-                                 LaplaceKind::Blocks, LaplaceKind::Full}) {
+                                 LaplaceKind::Layers, LaplaceKind::Full}) {
     const Laplace<double> of_sum = laplace_of(model, sum, kind, options);
     const Laplace<double> of_mean = laplace_of(model, mean, kind, options);
     CHECK(relative_error(of_mean.variances(), of_sum.variances()) < 1e-12);
@@ -77,7 +77,7 @@ TEST_CASE("Laplace: of normal outputs of a linear model the mode is found at onc
                         .prior_precision = {0.4},
                         .prior_mean = Vector<double>::Constant(1, -0.3),
                         .observation_noise = 0.6};
-  for (const LaplaceKind kind : {LaplaceKind::Kronecker, LaplaceKind::Blocks, LaplaceKind::Full}) {
+  for (const LaplaceKind kind : {LaplaceKind::Kronecker, LaplaceKind::Layers, LaplaceKind::Full}) {
     Laplace<double> posterior = laplace_of(model, task, kind, options);
     posterior.recentre();
     Matrix<double> x(5, 9);

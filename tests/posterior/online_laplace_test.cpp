@@ -54,7 +54,7 @@ TEST_CASE("Online Laplace: of a linear model it is the posterior of all data") {
                         .observation_noise = 0.7};
   const MeanSquaredError<double> loss;
   for (const LaplaceKind kind :
-       {LaplaceKind::Kronecker, LaplaceKind::Ekfac, LaplaceKind::Blocks, LaplaceKind::Full})
+       {LaplaceKind::Kronecker, LaplaceKind::Ekfac, LaplaceKind::Layers, LaplaceKind::Full})
     for (const KroneckerAddition addition :
          {KroneckerAddition::FactorSum, KroneckerAddition::Nearest}) {
       INFO("kind " << static_cast<int>(kind));

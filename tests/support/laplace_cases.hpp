@@ -15,8 +15,8 @@
 /// alone.
 namespace kfac::test {
 
-/// K as an estimate has it, or the dense matrix of all parameters.
-enum class LaplaceKind { Diagonal, Kronecker, Ekfac, Blocks, Full };
+/// K as an estimate has it (Layers: dense), or the dense matrix of all parameters.
+enum class LaplaceKind { Diagonal, Kronecker, Ekfac, Layers, Full };
 
 struct DensePosterior {
   std::vector<Index> random;  ///< which of the flat parameters
@@ -69,7 +69,7 @@ inline EstimateOptions estimate_options(LaplaceKind kind) {
       return {.structure = CurvatureStructure::Diagonal};
     case LaplaceKind::Ekfac:
       return {.structure = CurvatureStructure::Ekfac};
-    case LaplaceKind::Blocks:
+    case LaplaceKind::Layers:
       return {.structure = CurvatureStructure::Full};
     default:
       return {};

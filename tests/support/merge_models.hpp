@@ -38,9 +38,9 @@ struct Candidates {
 inline void add_random(Candidates& candidates, Index count, CurvatureStructure structure,
                        Rng& rng) {
   RandomNetwork network = rng.below(3) == 0 ? network_of_all_blocks(rng) : random_network(rng);
-  const AnyLoss loss =
-      all_losses({.reduction = rng.below(2) == 0 ? Reduction::Mean : Reduction::Sum})[static_cast<
-          std::size_t>(rng.below(3))];
+  const AnyLoss loss = all_losses(
+      {.reduction = rng.below(2) == 0 ? Reduction::Mean
+                                      : Reduction::Sum})[static_cast<std::size_t>(rng.below(3))];
   for (Index t = 0; t < count; ++t) {
     const Vector<double> change = random_matrix(network.model.parameter_count(), 1, rng);
     set_flat_parameters(network.model, flat_parameters(network.model) + 0.3 * change);
@@ -70,12 +70,12 @@ inline Matrix<double> dense_curvature(const MergeModel<double>& model, std::size
   a.diagonal() = own.factors.a.diagonal();
   a = damped(a, options.damping);
   if (options.method == MergeMethod::Kronecker)
-    return scale * linalg::kronecker_product<double>(
-                       a, damped(own.factors.g, options.output_damping));
+    return scale *
+           linalg::kronecker_product<double>(a, damped(own.factors.g, options.output_damping));
   const auto examples = static_cast<double>(model.curvature->record.examples);
   return model.weight * examples *
-         linalg::kronecker_product<double>(
-             a, Matrix<double>::Identity(block.outputs, block.outputs));
+         linalg::kronecker_product<double>(a,
+                                           Matrix<double>::Identity(block.outputs, block.outputs));
 }
 
 /// The solution of sum_t F_t theta = sum_t F_t theta_t, block by block.

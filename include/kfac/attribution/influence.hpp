@@ -2,18 +2,15 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <kfac/attribution/block_inverse.hpp>
-#include <kfac/attribution/measurements.hpp>
+#include <kfac/attribution/measured_passes.hpp>
 #include <kfac/attribution/query_gradients.hpp>
-#include <kfac/curvature/block_passes.hpp>
 #include <kfac/curvature/memory_estimate.hpp>
-#include <kfac/data/slices.hpp>
 
 namespace kfac {
 
@@ -93,23 +90,27 @@ class Influence {
   template <Measurement<LossType> M>
   Matrix<S> pairwise(const Slices& queries, const Slices& training, const M& measurement,
                      const ScoreOptions& options = {}) {
-    return std::move(scores(queries, training, gradient_of(measurement), options, 1).front());
+    return std::move(
+        scores(queries, training, Passes::gradient_of(measurement), options, 1).front());
   }
   /// Of the queries' own losses.
   Matrix<S> pairwise(const Slices& queries, const Slices& training,
                      const ScoreOptions& options = {}) {
-    return std::move(scores(queries, training, loss_gradient(), options, 1).front());
+    return std::move(
+        scores(queries, training, LossMeasurement<LossType>{loss_}, options, 1).front());
   }
 
   /// The same, layer by layer.
   template <Measurement<LossType> M>
   LayerScores<S> pairwise_by_layer(const Slices& queries, const Slices& training,
                                    const M& measurement, const ScoreOptions& options = {}) {
-    return {names_, scores(queries, training, gradient_of(measurement), options, names_.size())};
+    return {names_,
+            scores(queries, training, Passes::gradient_of(measurement), options, names_.size())};
   }
   LayerScores<S> pairwise_by_layer(const Slices& queries, const Slices& training,
                                    const ScoreOptions& options = {}) {
-    return {names_, scores(queries, training, loss_gradient(), options, names_.size())};
+    return {names_,
+            scores(queries, training, LossMeasurement<LossType>{loss_}, options, names_.size())};
   }
 
   /// The score of each example for itself: how much its own loss would rise if it had not been
@@ -118,14 +119,14 @@ class Influence {
   /// The score of each example for a measurement of itself.
   template <Measurement<LossType> M>
   Vector<S> self(const Slices& training, const M& measurement) {
-    return self_scores(training, gradient_of(measurement), 1).front().col(0);
+    return self_scores(training, Passes::gradient_of(measurement), 1).front().col(0);
   }
   LayerScores<S> self_by_layer(const Slices& training) {
     return {names_, self_scores(training, {}, names_.size())};
   }
   template <Measurement<LossType> M>
   LayerScores<S> self_by_layer(const Slices& training, const M& measurement) {
-    return {names_, self_scores(training, gradient_of(measurement), names_.size())};
+    return {names_, self_scores(training, Passes::gradient_of(measurement), names_.size())};
   }
 
   /// What pairwise scores take of memory, when that many of the queries are held at once.
@@ -156,72 +157,22 @@ class Influence {
   }
 
  private:
+  using Passes = detail::MeasuredPasses<Model, LossType>;
   using Batch = SharedBatch<S>;
-  using Passes = BlockPasses<Model>;
-  using SliceType = typename Slices::value_type;
-  using Targets = Eigen::Map<const typename LossType::Targets>;
-  // One type for all measurements, so that what follows is compiled once.
-  using Gradient = std::function<void(const ConstMatrixMap<S>&, const Targets&, MatrixRef<S>)>;
-  using Body = std::function<void(std::size_t, const Batch&, const Batch&)>;
+  using Gradient = typename Passes::Gradient;
   static constexpr const char* kWhere = "kfac::Influence";
 
-  template <class M>
-  static Gradient gradient_of(const M& measurement) {
-    return [&measurement](const ConstMatrixMap<S>& outputs, const Targets& targets,
-                          MatrixRef<S> into) { measurement(outputs, targets, into); };
+  Passes passes() const {
+    std::vector<bool> counts;
+    for (const auto& inverse : inverses_) counts.push_back(inverse.has_value());
+    return {model_, loss_, std::move(counts)};
   }
-  Gradient loss_gradient() const { return LossMeasurement<LossType>{loss_}; }
 
   static bool sums_queries(const ScoreOptions& options) {
     return options.aggregate == Aggregate::Queries || options.aggregate == Aggregate::Both;
   }
   static bool sums_training(const ScoreOptions& options) {
     return options.aggregate == Aggregate::Training || options.aggregate == Aggregate::Both;
-  }
-
-  static void check_slices(const char* argument, const Slices& slices) {
-    if (example_count(slices) == 0)
-      raise<ShapeError>(std::string(kWhere) + ": '" + argument +
-                        "' has no examples, expected at least one");
-  }
-  template <class Values>
-  static void check_gradient(const char* argument, const std::string& layer, const Values& values) {
-    if (values.allFinite()) return;
-    raise<ValueError>(std::string(kWhere) + ": '" + argument +
-                      "' has a gradient that is not finite, expected finite numbers (layer '" +
-                      layer + "')");
-  }
-
-  /// The slices' examples first, ..., first + count - 1, a slice at a time, and where they start.
-  template <class Body>
-  static void for_range(const Slices& slices, Index first, Index count, Body&& body) {
-    Index begin = 0;
-    for (const auto& slice : slices) {
-      const Index from = std::max(first, begin);
-      const Index to = std::min(first + count, begin + slice.size());
-      if (from < to) body(slice.examples(from - begin, to - from), from - first);
-      begin += slice.size();
-    }
-  }
-
-  /// Calls `body(block, inputs, gradients)` for the blocks that count, with a measurement's
-  /// gradients. \pre the slice was the last to be forwarded, with these outputs
-  void backward(Passes& passes, const char* argument, const SliceType& slice,
-                const ConstMatrixMap<S>& outputs, const Gradient& measurement, const Body& body) {
-    vectors_.resize(outputs.rows(), outputs.cols());
-    measurement(outputs, slice.targets, vectors_);
-    if (!vectors_.allFinite())
-      raise<ValueError>(std::string(kWhere) + ": the measurement's gradient of '" + argument +
-                        "' is not finite, expected finite numbers");
-    passes.backward(vectors_, [&](std::size_t b, const Batch& inputs, const Batch& gradients) {
-      if (inverses_[b]) body(b, inputs, gradients);
-    });
-  }
-  void pass(Passes& passes, const char* argument, const SliceType& slice,
-            const Gradient& measurement, const Body& body) {
-    const ConstMatrixMap<S> outputs = passes.forward(slice.inputs, slice.shape);
-    loss_.check(outputs, slice.targets);
-    backward(passes, argument, slice, outputs, measurement, body);
   }
 
   /// How many of `rows` queries to hold at once.
@@ -241,42 +192,20 @@ class Influence {
     return batch;
   }
 
-  /// The sum over all examples of their gradients, for each block that counts.
-  std::vector<Matrix<S>> summed(Passes& passes, const char* argument, const Slices& slices,
-                                const Gradient& measurement) {
-    std::vector<Matrix<S>> sums(inverses_.size());
-    for (std::size_t b = 0; b < sums.size(); ++b)
-      if (inverses_[b])
-        sums[b].setZero(inverses_[b]->block().outputs, inverses_[b]->block().columns());
-    for (const auto& slice : slices)
-      pass(passes, argument, slice, measurement,
-           [&](std::size_t b, const Batch& x, const Batch& g) {
-             const ParameterBlock& block = inverses_[b]->block();
-             ExampleGradients<S> examples(block.bias);
-             examples.for_each_block(
-                 x, g, nullptr, nullptr,
-                 [&](const MatrixMap<S>& inputs, const MatrixMap<S>& gradients, Index) {
-                   sums[b].noalias() += gradients * inputs.transpose();
-                 });
-             check_gradient(argument, block.name(), sums[b]);
-           });
-    return sums;
-  }
-
   std::vector<Matrix<S>> scores(const Slices& queries, const Slices& training,
                                 const Gradient& measurement, const ScoreOptions& options,
                                 std::size_t tables) {
     options.validate();
-    check_slices("queries", queries);
-    check_slices("training", training);
+    Passes::check_slices("queries", queries);
+    Passes::check_slices("training", training);
     const Index rows = sums_queries(options) ? 1 : example_count(queries);
     const Index columns = sums_training(options) ? 1 : example_count(training);
     const Index batch = batch_of_queries(rows, example_count(training), options, tables);
-    Passes passes(model_);
-    const Gradient loss = loss_gradient();
+    Passes passes = this->passes();
+    const Gradient loss = passes.loss_gradient();
     std::vector<Matrix<S>> training_sums, query_sums;
-    if (sums_training(options)) training_sums = summed(passes, "training", training, loss);
-    if (sums_queries(options)) query_sums = summed(passes, "queries", queries, measurement);
+    if (sums_training(options)) training_sums = passes.summed("training", training, loss);
+    if (sums_queries(options)) query_sums = passes.summed("queries", queries, measurement);
 
     std::vector<std::optional<detail::QueryGradients<S>>> held(inverses_.size());
     for (std::size_t b = 0; b < held.size(); ++b)
@@ -293,9 +222,10 @@ class Influence {
         for (std::size_t b = 0; b < held.size(); ++b)
           if (held[b]) take(b, query_sums[b], *held[b]);
       } else {
-        for_range(queries, first, count, [&](const auto& slice, Index) {
-          pass(passes, "queries", slice, measurement,
-               [&](std::size_t b, const Batch& x, const Batch& g) { take(b, x, g, *held[b]); });
+        Passes::for_range(queries, first, count, [&](const auto& slice, Index) {
+          passes.run(
+              "queries", slice, measurement,
+              [&](std::size_t b, const Batch& x, const Batch& g) { take(b, x, g, *held[b]); });
         });
       }
       if (sums_training(options)) {
@@ -303,11 +233,11 @@ class Influence {
           if (held[b]) held[b]->add_scores(training_sums[b], table(b).col(0).segment(first, count));
         continue;
       }
-      for_range(training, 0, columns, [&](const auto& slice, Index begin) {
-        pass(passes, "training", slice, loss, [&](std::size_t b, const Batch& x, const Batch& g) {
-          auto part = table(b).block(first, begin, count, slice.size());
+      Passes::for_range(training, 0, columns, [&](const auto& slice, Index begin) {
+        passes.run("training", slice, loss, [&](std::size_t b, const Batch& x, const Batch& g) {
+          MatrixRef<S> part = table(b).block(first, begin, count, slice.size());
           held[b]->add_scores(x, g, part);
-          check_gradient("training", inverses_[b]->block().name(), part);
+          Passes::check_gradient("training", inverses_[b]->block().name(), part);
         });
       });
     }
@@ -315,9 +245,9 @@ class Influence {
   }
 
   /// Preconditions the gradient of a query, or those of a batch, for block b.
-  void take(std::size_t b, Matrix<S>& gradient, detail::QueryGradients<S>& into) {
+  void take(std::size_t b, Matrix<S>& gradient, detail::QueryGradients<S>& into) const {
     inverses_[b]->solve(gradient);
-    check_gradient("queries", inverses_[b]->block().name(), gradient);
+    Passes::check_gradient("queries", inverses_[b]->block().name(), gradient);
     into.add(gradient);
   }
   void take(std::size_t b, const Batch& x, const Batch& g, detail::QueryGradients<S>& into) {
@@ -335,33 +265,33 @@ class Influence {
   /// Without a measurement: of the loss.
   std::vector<Matrix<S>> self_scores(const Slices& training, const Gradient& measurement,
                                      std::size_t tables) {
-    check_slices("training", training);
+    Passes::check_slices("training", training);
     std::vector<Matrix<S>> result(tables, Matrix<S>::Zero(example_count(training), 1));
     std::vector<Matrix<S>> of_loss(inverses_.size());
-    Passes passes(model_);
+    Passes passes = this->passes();
     Index first = 0;
-    for (const SliceType& slice : training) {
+    for (const auto& slice : training) {
       const auto add = [&](std::size_t b, const Batch& x, const Batch& g, const Batch* other) {
-        auto part = result[tables > 1 ? layer_of_[b] : 0].col(0).segment(first, slice.size());
+        VectorRef<S> part =
+            result[tables > 1 ? layer_of_[b] : 0].col(0).segment(first, slice.size());
         inverses_[b]->quadratic_forms(x, g, other, [&](Index n, S tau) { part(n) += tau; });
-        check_gradient("training", inverses_[b]->block().name(), part);
+        Passes::check_gradient("training", inverses_[b]->block().name(), part);
       };
-      const ConstMatrixMap<S> outputs = passes.forward(slice.inputs, slice.shape);
-      loss_.check(outputs, slice.targets);
-      backward(passes, "training", slice, outputs, loss_gradient(),
-               [&](std::size_t b, const Batch& x, const Batch& g) {
-                 if (measurement)
-                   of_loss[b] = g.matrix();
-                 else
-                   add(b, x, g, nullptr);
-               });
+      passes.forward(slice);
+      passes.backward("training", slice, passes.loss_gradient(),
+                      [&](std::size_t b, const Batch& x, const Batch& g) {
+                        if (measurement)
+                          of_loss[b] = g.matrix();
+                        else
+                          add(b, x, g, nullptr);
+                      });
       if (measurement)
-        backward(passes, "training", slice, outputs, measurement,
-                 [&](std::size_t b, const Batch& x, const Batch& g) {
-                   const Batch other(of_loss[b].data(), g.features(), g.columns(), g.positions(),
-                                     Batch::Order::ColumnMajor);
-                   add(b, x, g, &other);
-                 });
+        passes.backward("training", slice, measurement,
+                        [&](std::size_t b, const Batch& x, const Batch& g) {
+                          const Batch other(of_loss[b].data(), g.features(), g.columns(),
+                                            g.positions(), Batch::Order::ColumnMajor);
+                          add(b, x, g, &other);
+                        });
       first += slice.size();
     }
     return result;
@@ -372,7 +302,7 @@ class Influence {
   std::vector<std::optional<detail::BlockInverse<S>>> inverses_;  // of the blocks that count
   std::vector<std::size_t> layer_of_;                             // of each of them, in `names_`
   std::vector<std::string> names_;
-  Matrix<S> vectors_, gradient_;  // scratch
+  Matrix<S> gradient_;  // scratch
 };
 
 }  // namespace kfac

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <string>
 
 #include <kfac/curvature/example_gradients.hpp>
 #include <kfac/curvature/parameter_block.hpp>
@@ -15,7 +16,8 @@ class QueryGradients {
  public:
   /// With room for so many. \pre capacity >= 1; rank >= 0, where 0 is full rank
   QueryGradients(const ParameterBlock& block, Index rank, Index capacity)
-      : outputs_(block.outputs),
+      : name_(block.name()),
+        outputs_(block.outputs),
         columns_(block.columns()),
         rank_(is_low_rank(block, rank) ? rank : 0),
         examples_(block.bias) {
@@ -43,13 +45,17 @@ class QueryGradients {
       right_.middleCols(n * outputs_, outputs_) = q.transpose();
       return;
     }
-    auto left = left_.middleCols(n * rank_, rank_);
-    auto right = right_.middleCols(n * rank_, rank_);
+    MatrixRef<S> left = left_.middleCols(n * rank_, rank_);
+    MatrixRef<S> right = right_.middleCols(n * rank_, rank_);
     // Its projection onto the leading singular vectors of the shorter side.
     const bool wide = outputs_ <= columns_;
     const Matrix<S> gram = wide ? Matrix<S>(q * q.transpose()) : Matrix<S>(q.transpose() * q);
     linalg::SymmetricEigen<S> eigen;
-    if (!eigen.compute(gram)) return left.setZero(), right.setZero(), void();
+    if (!eigen.compute(gram))
+      raise<ValueError>(
+          "kfac::Influence: 'queries' has a gradient whose square is not finite, expected finite "
+          "numbers (layer '" +
+          name_ + "')");
     if (wide) {
       left = eigen.vectors.rightCols(rank_);
       right.noalias() = q.transpose() * left;
@@ -154,6 +160,7 @@ class QueryGradients {
     }
   }
 
+  std::string name_;  // of the block
   Index outputs_, columns_, rank_, count_ = 0;
   /// `outputs x (rank * queries)`, and `columns x (rank * queries)` or, of full rank, `columns x
   /// (outputs * queries)`.

@@ -39,6 +39,22 @@ inline Matrix<double> inverse(const char* where, const Matrix<double>& matrix,
       .solve(Matrix<double>::Identity(matrix.rows(), matrix.cols()));
 }
 
+/// Raises a ValueError if an estimate leaves a block out.
+template <RealScalar S>
+void check_curvature(const char* where, const BlockEstimate<S>& estimate) {
+  if (estimate.is_empty())
+    raise<ValueError>(std::string(where) + ": 'estimate' has no curvature, expected some (layer '" +
+                      estimate.block.name() + "')");
+}
+/// The same unless it has Kronecker factors.
+template <RealScalar S>
+void check_factors(const char* where, const BlockEstimate<S>& estimate) {
+  if (!estimate.has_factors())
+    raise<ValueError>(std::string(where) +
+                      ": 'estimate' has no Kronecker factors, expected some (layer '" +
+                      estimate.block.name() + "')");
+}
+
 /// The entries of a block's parameters in a row or column of `outputs x columns`, in its vec.
 inline std::vector<Index> row_entries(const ParameterBlock& block, Index row) {
   std::vector<Index> entries;
@@ -60,6 +76,7 @@ class BlockQuadratic {
   template <RealScalar S>
   BlockQuadratic(const char* where, const BlockEstimate<S>& estimate, double damping)
       : where_(where), block_(estimate.block), damping_(damping) {
+    check_curvature(where, estimate);
     if (estimate.has_moments) {
       form_ = Form::Eigen;
       a_ = estimate.eigen.input_basis().vectors.template cast<double>();

@@ -46,10 +46,7 @@ template <RealScalar S>
 Vector<double> next_layer_saliency(const char* where, const UnitLink& link,
                                    const BlockEstimate<S>& next, const Matrix<double>& w,
                                    double damping) {
-  if (!next.has_factors())
-    raise<ValueError>(std::string(where) +
-                      ": 'estimate' has no Kronecker factors, expected some (layer '" + link.next +
-                      "')");
+  check_factors(where, next);
   const Matrix<double> inverse_a =
       inverse(where, damped(next.factors.a, damping), next.block.name());
   const Matrix<double> g = damped(next.factors.g, damping);

@@ -90,7 +90,10 @@ class BlockCompensator {
   Matrix<S> run(const Matrix<S>& w, const Matrix<S>& mask) {
     const Matrix<S> dropped = w - w.cwiseProduct(mask);
     Matrix<S> x = Matrix<S>::Zero(w.rows(), w.cols());
-    if ((dropped.array() != S(0)).any()) x = solve(dropped, mask);
+    if ((dropped.array() != S(0)).any()) {
+      check_curvature("kfac::compensate", estimate_);
+      x = solve(dropped, mask);
+    }
     return w - dropped + x;
   }
 
@@ -98,7 +101,7 @@ class BlockCompensator {
 
  private:
   Matrix<S> solve(const Matrix<S>& dropped, const Matrix<S>& mask) {
-    if (options_.inputs_only || (estimate_.has_factors() && !estimate_.has_moments))
+    if (estimate_.has_factors() && (options_.inputs_only || !estimate_.has_moments))
       return solve_factored(dropped, mask);
     if (estimate_.has_moments) return solve_moments(dropped, mask);
     if (estimate_.full.size() > 0) return solve_full(dropped, mask);
@@ -201,7 +204,8 @@ class BlockCompensator {
 /// The curvature is to be that at the parameters that the network has now, before the mask. A block
 /// of which nothing is removed stays as it is.
 /// \throws OptionError; MemoryError; ShapeError or ValueError if the mask is none of the network,
-///         or the estimate of another; ValueError for `inputs_only` without Kronecker factors;
+///         or the estimate of another, or without curvature of a block that loses weights;
+///         ValueError for `inputs_only` without Kronecker factors;
 ///         SingularError for a `Full` block without damping. The network is as it was then.
 template <class Model>
 std::vector<BlockCompensation> compensate(Model& model, const Vector<typename Model::Scalar>& mask,

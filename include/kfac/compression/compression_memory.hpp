@@ -9,10 +9,10 @@
 namespace kfac {
 
 /// What the functions of `kfac/compression` take at most beside the network and the estimate: they
-/// work on one block at a time, in double. For block i, with a columns and g outputs: three copies
-/// of each factor and twelve matrices like the parameters, 8 (3 a^2 + 3 g^2 + 12 a g) bytes; of a
-/// `Full` estimate two matrices of (a g)^2; of a `Diagonal` one the matrices like the parameters
-/// alone.
+/// work on one block at a time, in double. For a block of a columns and g outputs: eight matrices
+/// like each factor (its copies, and what a decomposition takes) and twelve like the parameters,
+/// 8 (8 a^2 + 8 g^2 + 12 a g) bytes; of a `Full` estimate five matrices of (a g)^2 in place of the
+/// factors, of a `Diagonal` one neither.
 inline MemoryEstimate compression_memory(const std::vector<ParameterBlock>& blocks,
                                          CurvatureStructure structure) {
   MemoryEstimate::Part largest;
@@ -21,9 +21,9 @@ inline MemoryEstimate compression_memory(const std::vector<ParameterBlock>& bloc
     const auto g = static_cast<double>(block.outputs);
     double entries = 12 * a * g;
     if (structure == CurvatureStructure::Full)
-      entries += 2 * a * g * a * g;
+      entries += 5 * a * g * a * g;
     else if (block.factored && structure != CurvatureStructure::Diagonal)
-      entries += 3 * (a * a + g * g);
+      entries += 8 * (a * a + g * g);
     if (entries * sizeof(double) > largest.bytes)
       largest = {block.name(), entries * sizeof(double)};
   }

@@ -16,7 +16,7 @@ namespace kfac::detail {
 /// A Linear or Conv layer without its type: [W b], `outputs x (inputs taps + bias)`.
 template <RealScalar S>
 struct UnitMap {
-  Matrix<S> weight;
+  Matrix<S> weight = {};
   Index inputs = 0;  ///< features, or channels
   Index taps = 1;    ///< of a convolution's kernel, side by side for each channel
   bool bias = true;

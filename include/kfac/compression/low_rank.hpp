@@ -134,10 +134,7 @@ DynamicSequential<S> factorize(DynamicSequential<S>& model, const CurvatureEstim
       if (options.weighted) {
         std::size_t at = 0;
         while (blocks[at].name() != name) ++at;
-        if (!estimate.blocks[at].has_factors())
-          raise<ValueError>(std::string(kWhere) +
-                            ": 'estimate' has no Kronecker factors, expected some (layer '" + name +
-                            "')");
+        detail::check_factors(kWhere, estimate.blocks[at]);
         factors = estimate.blocks[at].factors;
       }
       const LowRankMap low =

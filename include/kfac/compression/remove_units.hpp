@@ -63,10 +63,7 @@ class UnitRemover {
     for (const BlockEstimate<S>& block : estimate.blocks) {
       const auto found = columns_.find(block.block.name());
       if (found == columns_.end() || found->second.empty()) continue;
-      if (!block.has_factors())
-        raise<ValueError>(std::string(where) +
-                          ": 'estimate' has no Kronecker factors, expected some (layer '" +
-                          block.block.name() + "')");
+      check_factors(where, block);
       Matrix<S> w = block.block.of(flat);
       remove_columns<S>(where, w, block.factors, found->second, damping, block.block.name());
       weights_[block.block.name()] = std::move(w);

@@ -18,8 +18,8 @@ namespace kfac {
 /// out of a network: nothing else reads the outputs of `layer`, and `next` has columns of its own
 /// for each.
 struct UnitLink {
-  std::string layer;  ///< its rows are the units
-  std::string next;
+  std::string layer = {};  ///< its rows are the units
+  std::string next = {};
   Index units = 0;
   Index positions = 1;  ///< columns of `next` for each unit: the taps of a kernel, or pixels
   /// Whether unit u has the columns u, u + units, ...; else `positions` of them side by side.
@@ -67,7 +67,7 @@ UnitAxis units_behind(const AnyLayer<S>& layer, UnitAxis axis) {
 /// The link from a layer's units on that axis to a linear map, if it reads them there.
 template <RealScalar S>
 std::optional<UnitLink> link_to(const UnitMap<S>& next, Index units, UnitAxis axis) {
-  UnitLink link{.layer = {}, .next = {}, .units = units};
+  UnitLink link{.units = units};
   if (next.groups != 1) return {};
   if (next.is_image) {
     if (axis != UnitAxis::First || next.inputs != units) return {};

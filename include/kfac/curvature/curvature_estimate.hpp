@@ -46,13 +46,13 @@ struct CurvatureRecord {
 template <RealScalar S>
 struct BlockEstimate {
   ParameterBlock block;
-  linalg::KroneckerTerm<S> factors;  ///< A and G, which carries the scale of the loss
+  linalg::KroneckerTerm<S> factors = {};  ///< A and G, which carries the scale of the loss
   /// Eigenbases of A and G and, in them, eigenvalues: the outer product of theirs or, where
   /// `has_moments`, the second moments of the examples' own gradients (EKFAC).
-  linalg::KroneckerEigen<S> eigen;
+  linalg::KroneckerEigen<S> eigen = {};
   bool has_moments = false;
-  Matrix<S> diagonal;  ///< `outputs x columns`
-  Matrix<S> full;      ///< `size x size`, where [W b] is stacked by columns
+  Matrix<S> diagonal = {};  ///< `outputs x columns`
+  Matrix<S> full = {};      ///< `size x size`, where [W b] is stacked by columns
 
   bool has_factors() const { return factors.a.size() > 0; }
   bool is_empty() const { return !has_factors() && diagonal.size() == 0 && full.size() == 0; }
@@ -66,7 +66,8 @@ struct CurvatureEstimate {
   using Scalar = S;
 
   CurvatureRecord record;
-  std::vector<BlockEstimate<S>> blocks;  ///< all parameters, in the order of `parameter_blocks`
+  /// All parameters, in the order of `parameter_blocks`.
+  std::vector<BlockEstimate<S>> blocks = {};
 
   Index parameters() const {
     return blocks.empty() ? 0 : blocks.back().block.offset + blocks.back().block.size();

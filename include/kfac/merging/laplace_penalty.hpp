@@ -78,9 +78,9 @@ class LaplacePenalty {
         detail::check_finite(kAdd, "estimate.diagonal", block.diagonal);
       });
     }
-    detail::check_memory(
-        kAdd, penalty_memory<S>(blocks_, record.structure, state_.tasks + 1, options_),
-        options_.memory_limit);
+    detail::check_memory(kAdd,
+                         penalty_memory<S>(blocks_, record.structure, state_.tasks + 1, options_),
+                         options_.memory_limit);
 
     forget();
     if (options_.centre == PenaltyCentre::EachTask)
@@ -266,9 +266,9 @@ class LaplacePenalty {
     }
     linalg::KroneckerTerm<S> added{estimate.factors.a, inverse_scale * estimate.factors.g};
     if (compresses())
-      block.terms[0] = detail::compressed(block.terms[0], state_.examples, added,
-                                          static_cast<double>(record.examples),
-                                          options_.compression);
+      block.terms[0] =
+          detail::compressed(block.terms[0], state_.examples, added,
+                             static_cast<double>(record.examples), options_.compression);
     else
       block.terms.push_back(std::move(added));
   }
@@ -302,8 +302,7 @@ class LaplacePenalty {
     for (std::size_t q = 0; q < state_.quadratics.size(); ++q) {
       scratch.difference = parameters - state_.quadratics[q].centre;
       if (q == 0)
-        scratch.own =
-            static_cast<S>(loss_scale() * options_.prior_precision) * scratch.difference;
+        scratch.own = static_cast<S>(loss_scale() * options_.prior_precision) * scratch.difference;
       else
         scratch.own.setZero();
       add_product(state_.quadratics[q], scratch.difference, scratch.own, scratch.product);

@@ -50,8 +50,8 @@ class Merger {
     layout_ = merge_layout(kWhere, models, options);
     for (std::size_t t = 0; t < models.size(); ++t)
       if (models[t].weight > 0) active_.push_back(t);
-    check_memory(kWhere, merge_memory<S>(layout_.blocks(), static_cast<Index>(active_.size()),
-                                         options),
+    check_memory(kWhere,
+                 merge_memory<S>(layout_.blocks(), static_cast<Index>(active_.size()), options),
                  options.memory_limit);
     if (options.start == MergeStart::Given)
       check_size(kWhere, "initial", options.initial.size(), layout_.size, "entries");

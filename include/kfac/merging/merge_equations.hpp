@@ -105,8 +105,7 @@ inline MergeSolution merged_by_grams(std::span<const MergeTerm> terms, const std
   const Eigen::LLT<Matrix<double>> cholesky(sum);
   // What elimination leaves of a diagonal entry, against what it was.
   const Vector<double> pivots = cholesky.matrixLLT().diagonal();
-  const double tolerance =
-      static_cast<double>(sum.rows()) * std::numeric_limits<double>::epsilon();
+  const double tolerance = static_cast<double>(sum.rows()) * std::numeric_limits<double>::epsilon();
   if (cholesky.info() != Eigen::Success ||
       !(pivots.array().square() > tolerance * sum.diagonal().array()).all())
     refuse_singular(block);
@@ -121,8 +120,8 @@ inline MergeSolution merged_exactly(std::span<const MergeTerm> terms, const std:
   const auto solver =
       linalg::KroneckerPairSolver<double>::try_make(terms[0].factors, terms[1].factors);
   if (!solver) refuse_singular(block);
-  return merged_directly(
-      terms, [&](const Matrix<double>& residual) { return solver->solve(residual); });
+  return merged_directly(terms,
+                         [&](const Matrix<double>& residual) { return solver->solve(residual); });
 }
 
 /// The same for any number, from `start`.
@@ -133,12 +132,12 @@ inline MergeSolution merged_by_iteration(std::span<const MergeTerm> terms, Matri
   const linalg::KroneckerSum<double> sum(std::move(factors));
   const Matrix<double> right =
       merge_residual(terms, Matrix<double>::Zero(start.rows(), start.cols()));
-  linalg::KroneckerSumSolution<double> solution = linalg::solve_kronecker_sum<double>(
-      sum, right,
-      {.tolerance = options.tolerance,
-       .max_iterations = options.max_iterations,
-       .preconditioner = options.preconditioner,
-       .initial = std::move(start)});
+  linalg::KroneckerSumSolution<double> solution =
+      linalg::solve_kronecker_sum<double>(sum, right,
+                                          {.tolerance = options.tolerance,
+                                           .max_iterations = options.max_iterations,
+                                           .preconditioner = options.preconditioner,
+                                           .initial = std::move(start)});
   return {std::move(solution.x), solution.relative_residual, solution.iterations, solution.status};
 }
 

@@ -89,8 +89,7 @@ MergeLayout merge_layout(const char* where, std::span<const MergeModel<S>> model
                               "', which is no linear map of one group, expected one for "
                               "HeadRule::Concatenate");
         }
-        if (!(expected == block))
-          differs(t, found, block, part.head ? "but for the outputs " : "");
+        if (!(expected == block)) differs(t, found, block, part.head ? "but for the outputs " : "");
         part.sources.push_back(own[i]);
       }
     }

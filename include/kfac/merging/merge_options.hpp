@@ -59,8 +59,7 @@ struct MergeOptions {
   // Of conjugate gradients:
   double tolerance = 1e-8;      ///< on the relative residual, >= 0
   Index max_iterations = 1000;  ///< for each block, >= 0
-  linalg::KroneckerSumPreconditioner preconditioner =
-      linalg::KroneckerSumPreconditioner::Kronecker;
+  linalg::KroneckerSumPreconditioner preconditioner = linalg::KroneckerSumPreconditioner::Kronecker;
   MergeStart start = MergeStart::Average;
   Vector<double> initial = {};  ///< flat, of the merged network: where `Given` starts
 

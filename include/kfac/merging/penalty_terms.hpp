@@ -20,7 +20,8 @@ struct PenaltyBlock {
   Matrix<S> diagonal;
 
   /// Adds `scale` times the product with V to `sum`, both `outputs x columns`.
-  void add_product(const ConstMatrixRef<S>& v, S scale, MatrixRef<S> sum, Buffer<S>& scratch) const {
+  void add_product(const ConstMatrixRef<S>& v, S scale, MatrixRef<S> sum,
+                   Buffer<S>& scratch) const {
     for (const linalg::KroneckerTerm<S>& term : terms) {
       if (term.a.size() == 0) continue;
       MatrixMap<S> half = scratch.map(v.rows(), v.cols());
@@ -80,9 +81,9 @@ linalg::KroneckerTerm<S> compressed(const linalg::KroneckerTerm<S>& before, doub
   if (before.a.size() == 0) return added;
   if (compression == PenaltyCompression::FactorSum) {
     const double sum = examples_before + examples;
-    return {static_cast<S>(examples_before / sum) * before.a +
-                static_cast<S>(examples / sum) * added.a,
-            before.g + added.g};
+    return {
+        static_cast<S>(examples_before / sum) * before.a + static_cast<S>(examples / sum) * added.a,
+        before.g + added.g};
   }
   const std::array<linalg::KroneckerTerm<S>, 2> terms{before, added};
   linalg::NearestKronecker<S> nearest = linalg::nearest_kronecker<S>(terms);

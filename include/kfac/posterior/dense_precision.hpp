@@ -23,8 +23,8 @@ class DensePrecision {
     if (next.info() != Eigen::Success) return false;
     constexpr auto kEpsilon = static_cast<double>(std::numeric_limits<S>::epsilon());
     const double tolerance = static_cast<double>(delta.size()) * kEpsilon;
-    const auto pivots = next.matrixLLT().diagonal().array().square();
-    if (!(pivots > tolerance * precision.diagonal().array()).all() && delta.minCoeff() == 0)
+    const Vector<double> pivots = next.matrixLLT().diagonal().cwiseAbs2();
+    if (!(pivots.array() > tolerance * precision.diagonal().array()).all() && delta.minCoeff() == 0)
       return false;
     cholesky_ = std::move(next);
     return true;

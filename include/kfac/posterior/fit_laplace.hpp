@@ -22,20 +22,21 @@ namespace detail {
 template <Loss L>
 void check_likelihood(const char* where, const L&, Likelihood likelihood) {
   using S = typename L::Scalar;
-  const bool regression = likelihood == Likelihood::Regression;
-  if (std::is_same_v<L, MeanSquaredError<S>> && !regression)
+  constexpr bool kSquares = std::is_same_v<L, MeanSquaredError<S>>;
+  constexpr bool kLabels =
+      std::is_same_v<L, SoftmaxCrossEntropy<S>> || std::is_same_v<L, BinaryCrossEntropy<S>>;
+  if (kSquares && likelihood != Likelihood::Regression)
     raise<OptionError>(std::string(where) +
                        ": 'likelihood' is Classification, expected Regression with "
                        "kfac::MeanSquaredError");
-  if ((std::is_same_v<L, SoftmaxCrossEntropy<S>> ||
-       std::is_same_v<L, BinaryCrossEntropy<S>>)&&regression)
+  if (kLabels && likelihood != Likelihood::Classification)
     raise<OptionError>(std::string(where) +
                        ": 'likelihood' is Regression, expected Classification with a "
                        "cross-entropy");
 }
 
-/// Adds what is known of the data at the network's parameters: the sums over the slices that are
-/// loaded one by one, for each of which `body` is called too.
+/// What is known of the data at the network's parameters: sums over the slices, each of which is
+/// loaded for `body(batch, outputs)` too.
 template <class Model, Loss L, class Body>
 LaplaceData<typename L::Scalar> measure_data(
     Linearization<Model>& at, const L& loss,

@@ -42,7 +42,7 @@ class Laplace {
   /// Of dense curvature of all random parameters. \throws likewise
   Laplace(JointCurvature<S> curvature, Vector<S> mean, LaplaceOptions<S> options = {},
           LaplaceData<S> data = {})
-      : Laplace(without_blocks(curvature), std::move(curvature.matrix), std::move(mean),
+      : Laplace(detail::estimate_of(curvature), std::move(curvature.matrix), std::move(mean),
                 std::move(options), std::move(data)) {}
 
   /// In the order of the flat parameters, also those that are not random.
@@ -257,25 +257,14 @@ class Laplace {
   Laplace(CurvatureEstimate<S> curvature, Matrix<S> joint, Vector<S> mean,
           LaplaceOptions<S> options, LaplaceData<S> data)
       : options_((options.validate(kName), std::move(options))),
-        random_(detail::random_blocks(kName, shapes(curvature), options_)),
-        prior_(kName, shapes(curvature), random_, options_),
+        random_(detail::random_blocks(kName, detail::shapes(curvature), options_)),
+        prior_(kName, detail::shapes(curvature), random_, options_),
         joint_(std::make_shared<const Matrix<S>>(std::move(joint))) {
     check_mean(kName, mean, data);
     mean_ = std::move(mean);
     data_ = std::move(data);
     adopt(std::move(curvature));
     refresh(kName);
-  }
-
-  static CurvatureEstimate<S> without_blocks(const JointCurvature<S>& joint) {
-    CurvatureEstimate<S> estimate{.record = joint.record};
-    for (const ParameterBlock& block : joint.blocks) estimate.blocks.push_back({.block = block});
-    return estimate;
-  }
-  static std::vector<ParameterBlock> shapes(const CurvatureEstimate<S>& curvature) {
-    std::vector<ParameterBlock> shapes;
-    for (const BlockEstimate<S>& block : curvature.blocks) shapes.push_back(block.block);
-    return shapes;
   }
 
   void check_mean(const char* where, const Vector<S>& mean, const LaplaceData<S>& data) const {
@@ -300,13 +289,18 @@ class Laplace {
         joint_ = std::make_shared<const Matrix<S>>(*joint_ /
                                                    static_cast<S>(curvature.record.loss_scale));
     }
-    check_structure(full, curvature);
+    if (!full)
+      detail::check_structure(kName, curvature, random_, prior_,
+                              options_.prior_damping == PriorDamping::Multiplicative);
     for (std::size_t i = 0; i < random_.size(); ++i) {
       BlockEstimate<S>& block = curvature.blocks[i];
-      if (random_[i] && !full)
+      if (random_[i] && !full) {
         detail::prepare_curvature(kName, block, curvature.record.loss_scale);
-      else
-        block = {.block = block.block};
+      } else {
+        BlockEstimate<S> empty;
+        empty.block = block.block;
+        block = std::move(empty);
+      }
     }
     curvature.record.loss_scale = 1;
     curvature.record.averages = false;
@@ -315,25 +309,6 @@ class Laplace {
       blocks_.emplace_back(
           std::shared_ptr<const BlockEstimate<S>>(curvature_, &curvature_->blocks[i]), random_[i],
           full);
-  }
-
-  void check_structure(bool full, const CurvatureEstimate<S>& curvature) const {
-    for (std::size_t i = 0; i < random_.size(); ++i) {
-      if (!random_[i] || full) continue;
-      const BlockEstimate<S>& block = curvature.blocks[i];
-      const bool kronecker = block.has_factors() || !block.eigen.empty();
-      if (kronecker && prior_.per_parameter())
-        raise<OptionError>(std::string(kName) +
-                           ": 'prior_grouping' is Parameter, expected diagonal or dense curvature "
-                           "for it (layer '" +
-                           block.block.name() + "')");
-      if (!kronecker || options_.prior_damping == PriorDamping::Additive) continue;
-      if (block.has_moments || (block.block.bias && prior_.weight_group(i) != prior_.bias_group(i)))
-        raise<OptionError>(std::string(kName) +
-                           ": 'prior_damping' is Multiplicative, expected that for Kronecker "
-                           "factors without moments, with one prior precision (layer '" +
-                           block.block.name() + "')");
-    }
   }
 
   /// Makes the covariance for the hyperparameters there are.

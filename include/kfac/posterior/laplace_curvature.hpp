@@ -8,7 +8,7 @@
 #include <vector>
 
 #include <kfac/curvature/curvature_estimate.hpp>
-#include <kfac/posterior/laplace_options.hpp>
+#include <kfac/posterior/prior.hpp>
 
 namespace kfac {
 
@@ -16,9 +16,9 @@ namespace kfac {
 /// blocks.
 template <RealScalar S>
 struct JointCurvature {
-  CurvatureRecord record;
-  std::vector<ParameterBlock> blocks;  ///< all of the network's
-  Matrix<S> matrix;                    ///< of the random parameters, in their order
+  CurvatureRecord record = {};
+  std::vector<ParameterBlock> blocks = {};  ///< all of the network's
+  Matrix<S> matrix = {};                    ///< of the random parameters, in their order
 };
 
 /// What is known of the data at a posterior's mean.
@@ -26,7 +26,7 @@ template <RealScalar S>
 struct LaplaceData {
   double loss = 0;         ///< the sum of the examples' criteria, the half squared error's with 1/2
   Index observations = 0;  ///< numbers observed: examples times outputs of regression; > 0 if known
-  Vector<S> gradient;      ///< of that sum with respect to the flat parameters; may be empty
+  Vector<S> gradient = {};  ///< of that sum with respect to the flat parameters; may be empty
 
   bool known() const { return observations > 0; }
 };
@@ -61,6 +61,45 @@ void prepare_curvature(const char* where, BlockEstimate<S>& block, double loss_s
       !block.eigen.compute(block.factors.a, block.factors.g))
     raise<ValueError>(std::string(where) + ": 'curvature' has a factor that is not finite" + layer);
   if (loss_scale != 1) scale_curvature(block, 1 / loss_scale);
+}
+
+template <RealScalar S>
+std::vector<ParameterBlock> shapes(const CurvatureEstimate<S>& curvature) {
+  std::vector<ParameterBlock> shapes;
+  for (const BlockEstimate<S>& block : curvature.blocks) shapes.push_back(block.block);
+  return shapes;
+}
+
+/// Of the same blocks, with nothing of their own.
+template <RealScalar S>
+CurvatureEstimate<S> estimate_of(const JointCurvature<S>& joint) {
+  CurvatureEstimate<S> estimate;
+  estimate.record = joint.record;
+  for (const ParameterBlock& block : joint.blocks) estimate.blocks.emplace_back().block = block;
+  return estimate;
+}
+
+/// Raises an OptionError, naming the layer, if curvature of such a structure does not take the
+/// prior that it is given.
+template <RealScalar S>
+void check_structure(const char* where, const CurvatureEstimate<S>& curvature,
+                     const std::vector<bool>& random, const Prior<S>& prior, bool multiplicative) {
+  for (std::size_t i = 0; i < random.size(); ++i) {
+    const BlockEstimate<S>& block = curvature.blocks[i];
+    if (!random[i] || (!block.has_factors() && block.eigen.empty())) continue;
+    const std::string layer = " (layer '" + block.block.name() + "')";
+    if (prior.per_parameter())
+      raise<OptionError>(std::string(where) +
+                         ": 'prior_grouping' is Parameter, expected diagonal or dense curvature "
+                         "for it" +
+                         layer);
+    const bool apart = block.block.bias && prior.weight_group(i) != prior.bias_group(i);
+    if (multiplicative && (block.has_moments || apart))
+      raise<OptionError>(std::string(where) +
+                         ": 'prior_damping' is Multiplicative, expected that for Kronecker factors "
+                         "without moments, with one prior precision" +
+                         layer);
+  }
 }
 
 /// Which blocks are random. \throws OptionError if none is

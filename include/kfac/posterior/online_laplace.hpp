@@ -44,7 +44,8 @@ Matrix<S> carried_grid(const linalg::KroneckerEigen<S>& from, const linalg::Kron
 template <RealScalar S>
 BlockEstimate<S> added(const char* where, const BlockEstimate<S>& before,
                        const BlockEstimate<S>& fresh, double share, KroneckerAddition addition) {
-  BlockEstimate<S> sum{.block = before.block};
+  BlockEstimate<S> sum;
+  sum.block = before.block;
   if (!before.has_factors()) {
     sum.diagonal = before.diagonal + fresh.diagonal;
     sum.full = before.full + fresh.full;
@@ -93,7 +94,8 @@ CurvatureEstimate<typename L::Scalar> with_new_curvature(
   const double loss_scale = fresh.record.loss_scale;
   const auto old_examples = static_cast<double>(before.record.examples);
   const double share = old_examples / (old_examples + static_cast<double>(fresh.record.examples));
-  CurvatureEstimate<S> sum{.record = before.record};
+  CurvatureEstimate<S> sum;
+  sum.record = before.record;
   sum.record.examples += fresh.record.examples;
   for (std::size_t i = 0; i < fresh.blocks.size(); ++i) {
     if (random[i]) {
@@ -101,7 +103,7 @@ CurvatureEstimate<typename L::Scalar> with_new_curvature(
       sum.blocks.push_back(
           added(where, before.blocks[i], fresh.blocks[i], share, options.addition));
     } else {
-      sum.blocks.push_back({.block = fresh.blocks[i].block});
+      sum.blocks.emplace_back().block = fresh.blocks[i].block;
     }
   }
   if (!ekfac) return sum;

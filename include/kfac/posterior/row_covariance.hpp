@@ -66,15 +66,8 @@ class RowCovariance {
     const double root = std::sqrt(delta);
     const Vector<double> damped_a = std::sqrt(kappa) * a.array() + root;
     const Vector<double> damped_g = std::sqrt(kappa) * g.array() + root;
-    share_ = (0.5 * (root / damped_g.array())).matrix().replicate(1, a.size());
-    share_.rowwise() += (0.5 * (root / damped_a.array())).matrix().transpose();
-    share_slope_ = (0.5 * (root / damped_g.array()) * (1 - root / damped_g.array()) * 0.5)
-                       .matrix()
-                       .replicate(1, a.size());
-    share_slope_.rowwise() +=
-        (0.5 * (root / damped_a.array()) * (1 - root / damped_a.array()) * 0.5)
-            .matrix()
-            .transpose();
+    input_share_ = root / damped_a.array();
+    output_share_ = root / damped_g.array();
     return take((damped_g * damped_a.transpose()).cwiseInverse());
   }
 
@@ -178,9 +171,17 @@ class RowCovariance {
   void add_to(DeterminantTerms& terms, double delta, Index group, double delta_bias,
               Index bias_group) const {
     terms.log_determinant += log_determinant();
-    if (share_.size() > 0) {
-      terms.first(group) += share_.sum();
-      if (terms.wants_second()) terms.second(group, group) += share_slope_.sum();
+    if (input_share_.size() > 0) {  // log det is a sum over factors, each with delta's root
+      const auto over_both = [&](const Vector<double>& input, const Vector<double>& output) {
+        return static_cast<double>(output.size()) * input.sum() +
+               static_cast<double>(input.size()) * output.sum();
+      };
+      const auto slope = [](const Vector<double>& share) -> Vector<double> {
+        return share.array() * (1 - share.array());
+      };
+      terms.first(group) += over_both(input_share_, output_share_) / 2;
+      if (terms.wants_second())
+        terms.second(group, group) += over_both(slope(input_share_), slope(output_share_)) / 4;
       return;
     }
     const Matrix<double> c = variances_.template cast<double>();
@@ -248,7 +249,8 @@ class RowCovariance {
   Vector<double> q_;
   double change_ = 0;  // of the bias' prior precision
   Vector<S> tau_, alpha_;
-  Matrix<double> share_, share_slope_;  // of the multiplicative damping
+  // Of multiplicative damping: the damping's share of each factor's damped eigenvalues.
+  Vector<double> input_share_, output_share_;
 };
 
 }  // namespace kfac

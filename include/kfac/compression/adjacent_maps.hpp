@@ -35,11 +35,10 @@ std::optional<MapPiece<S>> product_of(const MapPiece<S>& first, const MapPiece<S
     for (Index c = 0; c < b.inputs; ++c)
       bias += below(c) * left.middleCols(c * b.taps, b.taps).rowwise().sum();
   }
-  MapPiece<S> result{.map = {}, .like = first.like, .core = first.core || second.core};
+  const bool core = first.core || second.core;
   if (b.pointwise) {
     const Matrix<double> weight = left * right;
-    result.map = map_of<S>(weight, bias, a, false);
-    return result;
+    return MapPiece<S>{map_of<S>(weight, bias, a, false), first.like, core};
   }
   if (!a.pointwise || (a.bias && b.padded)) return {};
   Matrix<double> weight(b.outputs(), a.inputs * b.taps);
@@ -47,9 +46,7 @@ std::optional<MapPiece<S>> product_of(const MapPiece<S>& first, const MapPiece<S
     const Matrix<double> taken = left(Eigen::all, Eigen::seqN(tap, b.inputs, b.taps));
     weight(Eigen::all, Eigen::seqN(tap, a.inputs, b.taps)) = taken * right;
   }
-  result.map = map_of<S>(weight, bias, b, false);
-  result.like = second.like;
-  return result;
+  return MapPiece<S>{map_of<S>(weight, bias, b, false), second.like, core};
 }
 
 template <RealScalar S>

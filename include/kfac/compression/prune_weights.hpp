@@ -14,8 +14,8 @@ namespace kfac {
 struct PruneOptions {
   double ratio = 0.8;         ///< of the weights, in [0, 1)
   double layer_limit = 0.95;  ///< the most that one layer may lose, in [ratio, 1]
-  /// What decides. With the compensation the magnitude is as good as any curvature up to about 80 %,
-  /// and above where the network was trained with weight decay (docs/compression.md).
+  /// What decides. With the compensation the magnitude is as good as any curvature up to about 80
+  /// %, and above where the network was trained with weight decay (docs/compression.md).
   Saliency saliency = Saliency::Magnitude;
   bool compensate = true;  ///< whether the weights that are left make up for the others
   CompensationOptions compensation = {};

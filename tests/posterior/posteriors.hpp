@@ -10,7 +10,15 @@
 /// the exact covariance of their outputs, from dense matrices alone.
 namespace kfac::test {
 
-enum class PosteriorKind { Kronecker, Ekfac, Diagonal, Blocks, Full, LastLayer, FullLastLayer };
+enum class PosteriorKind {
+  Kronecker,
+  Ekfac,
+  Diagonal,
+  DenseBlocks,
+  Full,
+  LastLayer,
+  FullLastLayer
+};
 inline constexpr int kPosteriorKinds = 7;
 
 enum class NetworkKind {

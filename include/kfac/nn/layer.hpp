@@ -195,7 +195,9 @@ namespace detail {
 /// Whether a layer is a function of each entry of its input by itself, which it says by a member
 /// `static constexpr bool kElementwise = true`.
 template <class L>
-inline constexpr bool kIsElementwise = requires { requires L::kElementwise; };
+inline constexpr bool kIsElementwise = requires {
+  requires L::kElementwise;
+};
 
 /// What the type of a layer says, if it says anything.
 template <class L>

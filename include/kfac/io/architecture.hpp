@@ -227,28 +227,28 @@ nlohmann::json describe_layer(const AnyLayer<S>& layer, const std::string& name)
     result["layers"] = describe_layers(residual->block().template layer<0>(), name + '.');
     return result;
   }
-  const bool known =
-      describe_as<Linear<S>>(layer, "linear", result) ||
-      describe_as<Conv1d<S>>(layer, "conv1d", result) ||
-      describe_as<Conv2d<S>>(layer, "conv2d", result) ||
-      describe_as<Conv3d<S>>(layer, "conv3d", result) ||
-      describe_as<MaxPool1d<S>>(layer, "maxpool1d", result) ||
-      describe_as<MaxPool2d<S>>(layer, "maxpool2d", result) ||
-      describe_as<AvgPool1d<S>>(layer, "avgpool1d", result) ||
-      describe_as<AvgPool2d<S>>(layer, "avgpool2d", result) ||
-      describe_as<SpatialMean<S>>(layer, "spatial_mean", result) ||
-      describe_as<SpatialSum<S>>(layer, "spatial_sum", result) ||
-      describe_as<MeanTokens<S>>(layer, "mean_tokens", result) ||
-      describe_as<SumTokens<S>>(layer, "sum_tokens", result) ||
-      describe_as<ChannelsLast<S>>(layer, "channels_last", result) ||
-      describe_as<Flatten<S>>(layer, "flatten", result) ||
-      describe_as<Unflatten<S>>(layer, "unflatten", result) ||
-      describe_as<Dropout<S>>(layer, "dropout", result) ||
-      describe_as<ReLU<S>>(layer, "relu", result) || describe_as<Tanh<S>>(layer, "tanh", result) ||
-      describe_as<Sigmoid<S>>(layer, "sigmoid", result) ||
-      describe_as<GELU<S>>(layer, "gelu", result) ||
-      describe_as<Softplus<S>>(layer, "softplus", result) ||
-      describe_as<Identity<S>>(layer, "identity", result);
+  const bool known = describe_as<Linear<S>>(layer, "linear", result) ||
+                     describe_as<Conv1d<S>>(layer, "conv1d", result) ||
+                     describe_as<Conv2d<S>>(layer, "conv2d", result) ||
+                     describe_as<Conv3d<S>>(layer, "conv3d", result) ||
+                     describe_as<MaxPool1d<S>>(layer, "maxpool1d", result) ||
+                     describe_as<MaxPool2d<S>>(layer, "maxpool2d", result) ||
+                     describe_as<AvgPool1d<S>>(layer, "avgpool1d", result) ||
+                     describe_as<AvgPool2d<S>>(layer, "avgpool2d", result) ||
+                     describe_as<SpatialMean<S>>(layer, "spatial_mean", result) ||
+                     describe_as<SpatialSum<S>>(layer, "spatial_sum", result) ||
+                     describe_as<MeanTokens<S>>(layer, "mean_tokens", result) ||
+                     describe_as<SumTokens<S>>(layer, "sum_tokens", result) ||
+                     describe_as<ChannelsLast<S>>(layer, "channels_last", result) ||
+                     describe_as<Flatten<S>>(layer, "flatten", result) ||
+                     describe_as<Unflatten<S>>(layer, "unflatten", result) ||
+                     describe_as<Dropout<S>>(layer, "dropout", result) ||
+                     describe_as<ReLU<S>>(layer, "relu", result) ||
+                     describe_as<Tanh<S>>(layer, "tanh", result) ||
+                     describe_as<Sigmoid<S>>(layer, "sigmoid", result) ||
+                     describe_as<GELU<S>>(layer, "gelu", result) ||
+                     describe_as<Softplus<S>>(layer, "softplus", result) ||
+                     describe_as<Identity<S>>(layer, "identity", result);
   if (!known)
     raise<ValueError>("kfac::io::describe_network: layer '" + name +
                       "' is of a type that make_network does not know");

@@ -23,7 +23,7 @@ json all_types() {
      "stride": [2, 1], "padding": [1, 2], "dilation": 2, "groups": 2, "bias": false,
      "workspace": 7},
     {"type": "relu"}, {"type": "tanh"}, {"type": "sigmoid"}, {"type": "gelu"},
-    {"type": "softplus"}, {"type": "identity"},
+    {"type": "softplus"}, {"type": "sine"}, {"type": "identity"},
     {"type": "maxpool2d", "kernel_size": 2, "stride": [1, 2], "padding": [1, 0]},
     {"type": "avgpool2d", "kernel_size": 2, "stride": 1, "padding": 0},
     {"type": "dropout", "p": 0.25},

@@ -159,6 +159,7 @@ AnyLayer<S> make_layer(const LayerDescription& layer, Rng& rng) {
   if (type == "sigmoid") return Sigmoid<S>();
   if (type == "gelu") return GELU<S>();
   if (type == "softplus") return Softplus<S>();
+  if (type == "sine") return Sine<S>();
   if (type == "identity") return Identity<S>();
   layer.fail("is of unknown type '" + type + "'");
 }
@@ -248,6 +249,7 @@ nlohmann::json describe_layer(const AnyLayer<S>& layer, const std::string& name)
                      describe_as<Sigmoid<S>>(layer, "sigmoid", result) ||
                      describe_as<GELU<S>>(layer, "gelu", result) ||
                      describe_as<Softplus<S>>(layer, "softplus", result) ||
+                     describe_as<Sine<S>>(layer, "sine", result) ||
                      describe_as<Identity<S>>(layer, "identity", result);
   if (!known)
     raise<ValueError>("kfac::io::describe_network: layer '" + name +
@@ -277,7 +279,7 @@ nlohmann::json describe_layers(const DynamicSequential<S>& layers, const std::st
 /// Types: linear; conv1d, conv2d and conv3d; maxpool1d, maxpool2d, avgpool1d and avgpool2d
 /// (kernel_size, stride, padding); spatial_mean and spatial_sum (over all positions of each
 /// channel); mean_tokens and sum_tokens; channels_last; flatten, unflatten; dropout (p); residual;
-/// relu, tanh, sigmoid, gelu, softplus, identity. What is left out has the layer's default; what
+/// relu, tanh, sigmoid, gelu, softplus, sine, identity. What is left out has the layer's default; what
 /// has an entry for each axis may be one integer for all.
 /// \throws FileError naming a layer that is of unknown type or lacks a field; OptionError for a
 ///         field out of range

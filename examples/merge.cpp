@@ -91,8 +91,8 @@ Split by_classes(std::string name, const Images& data, std::vector<bool> on, Ind
 
 std::vector<Split> make_splits(const Images& data, Index epochs) {
   std::vector<bool> first_half(10), clothes(10);
-  for (const std::size_t label : {0, 1, 2, 3, 4}) first_half[label] = true;
-  for (const std::size_t label : {1, 3, 5, 7, 8, 9}) clothes[label] = true;
+  for (const std::size_t label : {0U, 1U, 2U, 3U, 4U}) first_half[label] = true;
+  for (const std::size_t label : {1U, 3U, 5U, 7U, 8U, 9U}) clothes[label] = true;
   std::vector<Split> splits{by_classes("0-4 | 5-9", data, first_half, epochs),
                             by_classes("135789 | 0246", data, clothes, epochs),
                             {"4 shards", {}, 2 * epochs}};

@@ -45,7 +45,7 @@ struct PenaltyState {
   Index tasks = 0;
   double examples = 0;    ///< of all tasks, decayed
   double loss_scale = 0;  ///< of the latest task's estimate
-  std::vector<PenaltyQuadratic<S>> quadratics;
+  std::vector<PenaltyQuadratic<S>> quadratics = {};
 };
 
 /// What a `LaplacePenalty` takes after so many tasks whose estimates have that structure, beside

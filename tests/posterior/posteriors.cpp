@@ -55,7 +55,7 @@ Laplace<double> posterior_of(PosteriorKind kind, AnyModel& model, const Task& ta
   EstimateOptions estimate;
   if (kind == Kind::Ekfac) estimate.structure = CurvatureStructure::Ekfac;
   if (kind == Kind::Diagonal) estimate.structure = CurvatureStructure::Diagonal;
-  if (kind == Kind::Blocks) estimate.structure = CurvatureStructure::Full;
+  if (kind == Kind::DenseBlocks) estimate.structure = CurvatureStructure::Full;
   return fit_laplace(model, task.loss, growing_slices(task), options, estimate);
 }
 

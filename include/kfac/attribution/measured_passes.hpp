@@ -9,6 +9,7 @@
 
 #include <kfac/attribution/measurements.hpp>
 #include <kfac/curvature/block_passes.hpp>
+#include <kfac/curvature/example_gradients.hpp>
 #include <kfac/data/slices.hpp>
 
 namespace kfac::detail {

@@ -280,8 +280,8 @@ nlohmann::json describe_layers(const DynamicSequential<S>& layers, const std::st
 /// (kernel_size, stride, padding); spatial_mean and spatial_sum (over all positions of each
 /// channel); mean_tokens and sum_tokens; channels_last; flatten, unflatten; dropout (p); residual;
 /// relu, tanh, sigmoid, gelu, softplus, sine, identity. What is left out has the layer's default;
-/// what has an entry for each axis may be one integer for all. \throws FileError naming a layer
-/// that is of unknown type or lacks a field; OptionError for a
+/// what has an entry for each axis may be one integer for all.
+/// \throws FileError naming a layer that is of unknown type or lacks a field; OptionError for a
 ///         field out of range
 template <RealScalar S>
 DynamicSequential<S> make_network(const nlohmann::json& layers, Rng& rng) {

@@ -106,7 +106,7 @@ class BlockCompensator {
     if (estimate_.has_moments) return solve_moments(dropped, mask);
     if (estimate_.full.size() > 0) return solve_full(dropped, mask);
     // Of a diagonal curvature nothing else makes up for a weight.
-    const double mean = static_cast<double>(estimate_.diagonal.mean());
+    const auto mean = static_cast<double>(estimate_.diagonal.mean());
     const Matrix<double> diagonal =
         estimate_.diagonal.template cast<double>().array() + options_.damping * mean;
     const Matrix<double> change = dropped.template cast<double>();

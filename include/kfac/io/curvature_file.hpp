@@ -29,8 +29,8 @@ inline constexpr const char* kCurvatureVec = "kfac.curvature.vec";
 inline constexpr const char* kCurvatureVersion = "1";
 
 /// The values of an enumeration and the words that stand for them in files.
-template <class Enum, std::size_t count>
-using Words = std::array<std::pair<Enum, const char*>, count>;
+template <class Enum, std::size_t Count>
+using Words = std::array<std::pair<Enum, const char*>, Count>;
 
 inline constexpr Words<CurvatureStructure, 4> kStructures{
     {{CurvatureStructure::Diagonal, "diagonal"},
@@ -46,8 +46,8 @@ inline constexpr Words<FisherType, 5> kFisherTypes{
 inline constexpr Words<WeightSharing, 2> kSharings{
     {{WeightSharing::Expand, "expand"}, {WeightSharing::Reduce, "reduce"}}};
 
-template <class Enum, std::size_t count>
-std::string word_of(const Words<Enum, count>& words, Enum value) {
+template <class Enum, std::size_t Count>
+std::string word_of(const Words<Enum, Count>& words, Enum value) {
   for (const auto& [known, word] : words)
     if (known == value) return word;
   return "";
@@ -72,8 +72,8 @@ class CurvatureFields {
     if (!fits) fail(field, "is " + json_text(*found));
     return found->template get<Value>();
   }
-  template <class Enum, std::size_t count>
-  Enum word(const char* field, const Words<Enum, count>& words) const {
+  template <class Enum, std::size_t Count>
+  Enum word(const char* field, const Words<Enum, Count>& words) const {
     const auto text = get<std::string>(field);
     std::string expected;
     for (const auto& [value, word] : words) {

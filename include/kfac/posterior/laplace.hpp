@@ -205,7 +205,7 @@ class Laplace {
     const Vector<S> distance = parameters - mean_;
     Vector<S> product = distance;
     multiply_precision(product);
-    const double square = static_cast<double>(distance.dot(product));
+    const auto square = static_cast<double>(distance.dot(product));
     return 0.5 * (log_determinant() - square -
                   static_cast<double>(random_parameters()) * std::log(2 * std::numbers::pi));
   }

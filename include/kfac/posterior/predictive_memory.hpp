@@ -18,7 +18,7 @@ MemoryEstimate predictive_memory(BlockPasses<Model>& passes, const Laplace<S>& p
   const auto c = static_cast<double>(outputs);
   const auto n = static_cast<double>(examples);
   constexpr auto kBytes = static_cast<double>(sizeof(S));
-  const double passed = static_cast<double>(passes.model().workspace_size(shape, examples).total());
+  const auto passed = static_cast<double>(passes.model().workspace_size(shape, examples).total());
   MemoryEstimate estimate{{{"passes", kBytes * passed}}};
   for (std::size_t i = 0; i < posterior.blocks().size(); ++i) {
     const PosteriorBlock<S>& block = posterior.blocks()[i];

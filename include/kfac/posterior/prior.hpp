@@ -16,9 +16,11 @@ template <RealScalar S>
 class Prior {
  public:
   /// Of those blocks that are random. \throws OptionError, ShapeError
-  Prior(const char* where, const std::vector<ParameterBlock>& blocks,
-        const std::vector<bool>& random, const LaplaceOptions<S>& options)
-      : blocks_(blocks), random_(random), per_parameter_(is_per_parameter(options)) {
+  Prior(const char* where, std::vector<ParameterBlock> blocks, std::vector<bool> random,
+        const LaplaceOptions<S>& options)
+      : blocks_(std::move(blocks)),
+        random_(std::move(random)),
+        per_parameter_(is_per_parameter(options)) {
     group(where, options);
     if (options.prior_precision.size() == 1)
       precision_ = Vector<double>::Constant(groups(), options.prior_precision[0]);
@@ -160,7 +162,7 @@ class Prior {
     }
     sizes_ = Vector<double>::Zero(count);
     for_each([&](Index, Index group) { sizes_(group) += 1; });
-    for (Index g = static_cast<Index>(names_.size()); options.prior_group && g < count; ++g)
+    for (auto g = static_cast<Index>(names_.size()); options.prior_group && g < count; ++g)
       names_.push_back("group " + std::to_string(g));
     for (Index g = 0; g < count; ++g)
       if (sizes_(g) == 0)

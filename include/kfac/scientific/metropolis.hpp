@@ -66,7 +66,7 @@ class MetropolisSampler {
   template <class LogAbs>
   const Matrix<S>& sample(const LogAbs& log_abs) {
     Vector<S> now = evaluate(log_abs, walkers_);
-    if (std::exchange(is_burnt_in_, true) == false)
+    if (!std::exchange(is_burnt_in_, true))
       for (Index i = 0; i < options_.burn_in; ++i) {
         acceptance_ = move(log_abs, now);
         adapt();

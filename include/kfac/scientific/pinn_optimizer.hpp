@@ -136,11 +136,11 @@ class PinnOptimizer {
  private:
   static constexpr const char* kWhere = "kfac::PinnOptimizer";
 
-  const PinnReport<S>& fail(StepStatus status, std::string layer = {}) {
+  const PinnReport<S>& fail(StepStatus status, const std::string& layer = {}) {
     interior_.discard();
     boundary_.discard();
     report_.status = status;
-    report_.layer = std::move(layer);
+    report_.layer = layer;
     return report_;
   }
 

@@ -195,15 +195,15 @@ class PinnOptimizer {
   }
   /// Moves the parameters along the direction, and returns how far.
   S move(const LineSearchOptions<S>& lengths, const Data& interior, const Data& boundary) {
-    const Vector<S> before = parameters();
+    const Vector<S> before = flat_parameters(networks_.first);
     const auto at = [&](S length) {
-      set_parameters(before + length * direction_);
+      set_flat_parameters(networks_.first, before + length * direction_);
       return interior_.loss(interior.inputs, interior.targets) +
              boundary_.loss(boundary.inputs, boundary.targets);
     };
     const LineSearchResult<S> best = grid_line_search<S>(report_.loss, at, lengths);
     report_.evaluations = best.evaluations;
-    set_parameters(before + best.length * direction_);
+    set_flat_parameters(networks_.first, before + best.length * direction_);
     return best.length;
   }
 
@@ -245,24 +245,6 @@ class PinnOptimizer {
   }
   static double dot(const Vector<S>& a, const Vector<S>& b) {
     return a.template cast<double>().dot(b.template cast<double>());
-  }
-
-  Vector<S> parameters() const {
-    Vector<S> flat(gradient_.size());
-    Index offset = 0;
-    for (const LayerView<S>& layer : layers()) {
-      flat.segment(offset, layer.parameters.size()) = layer.parameters;
-      offset += layer.parameters.size();
-    }
-    return flat;
-  }
-  void set_parameters(const Vector<S>& flat) {
-    Index offset = 0;
-    for (const LayerView<S>& layer : layers()) {
-      VectorMap<S> own = layer.parameters;
-      own = flat.segment(offset, own.size());
-      offset += own.size();
-    }
   }
 
   PinnOptions<S> options_;

@@ -51,7 +51,7 @@ struct Counter : Observer<double> {
   Index heard = 0;
   void on_input(const std::string&, const Batch&) override { ++heard; }
   void on_output_gradient(const std::string&, const Batch&) override { ++heard; }
-  void on_forward(const std::string&, Index) override { ++heard; }
+  void on_forward(const std::string&, const Batch&) override { ++heard; }
 };
 
 }  // namespace

@@ -15,6 +15,9 @@ struct BlockOptions {
   Index inputs = 0;   ///< >= 1
   Index outputs = 0;  ///< >= 1
   bool bias = true;   ///< the block is of [W b], and a 1 is appended to every input
+  /// Of parameters that are a `units x (parameters / units)` matrix, one row for each output unit;
+  /// 0: as many as outputs. For `UnitwiseBlock`.
+  Index units = 0;
   /// Weight of the past in the running averages once there is enough of it, in [0, 1).
   S factor_decay = S(0.95);
   /// How damping that is split over two factors is balanced between them.
@@ -38,6 +41,8 @@ struct BlockOptions {
   void validate(const char* where) const {
     detail::check_option(inputs >= 1, where, "inputs", inputs, ">= 1");
     detail::check_option(outputs >= 1, where, "outputs", outputs, ">= 1");
+    detail::check_option(units >= 0 && (units == 0 || outputs * columns() % units == 0), where,
+                         "units", units, "0 or a divisor of the number of parameters");
     detail::check_option(factor_decay >= 0 && factor_decay < 1, where, "factor_decay", factor_decay,
                          "in [0, 1)");
     detail::check_option(decompose_every >= 1, where, "decompose_every", decompose_every, ">= 1");

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <kfac/core/buffer.hpp>
+#include <kfac/curvature/gathered_uses.hpp>
 #include <kfac/curvature/parameter_block.hpp>
 
 namespace kfac {
@@ -89,9 +90,12 @@ class BlockPasses {
     Listener(const LayerView<Scalar>& layer, std::size_t first)
         : hooks(layer.hooks), structure(layer.kronecker), first_block(first) {}
 
-    void on_input(const std::string&, const Batch& announced) override { input = announced; }
-    void on_output_gradient(const std::string&, const Batch& gradient) override {
-      if (!receiver) return;
+    void on_input(const std::string&, const Batch& announced) override {
+      uses.add_input(announced);
+    }
+    void on_output_gradient(const std::string&, const Batch& announced) override {
+      if (!receiver || !uses.add_gradient(announced)) return;
+      const Batch& gradient = uses.gradient();
       for (Index group = 0; group < structure->groups; ++group) {
         const std::size_t block = first_block + static_cast<std::size_t>(group);
         (*receiver)(block, input_of(block),
@@ -99,25 +103,23 @@ class BlockPasses {
       }
     }
     Batch input_of(std::size_t block) const {
-      if (!structure) return input;
+      if (!structure) return uses.input();
       const auto group = static_cast<Index>(block - first_block);
-      return input.features(group * structure->inputs, structure->inputs);
+      return uses.input().features(group * structure->inputs, structure->inputs);
     }
     // A layer's own gradients are those of a map of the constant 1.
     bool wants_example_gradients() const override { return !structure && receiver; }
-    void on_forward(const std::string&, Index examples) override {
-      MatrixMap<Scalar> constant = ones.map(1, examples);
-      constant.setOnes();
-      input = Batch(ConstMatrixMap<Scalar>(constant.data(), 1, examples));
+    void on_forward(const std::string& name, const Batch& pass) override {
+      on_input(name, detail::ones_like(pass, ones));
     }
-    void on_example_gradients(const std::string&, const Batch& gradients) override {
-      (*receiver)(first_block, input, gradients);
+    void on_example_gradients(const std::string&, const Batch& announced) override {
+      if (uses.add_gradient(announced)) (*receiver)(first_block, uses.input(), uses.gradient());
     }
 
     HookPoint<Scalar>* hooks;
     std::optional<KroneckerStructure> structure;
     std::size_t first_block;
-    Batch input;
+    detail::GatheredUses<Scalar> uses;
     Buffer<Scalar> ones;
     const Receiver* receiver = nullptr;
   };
@@ -125,10 +127,7 @@ class BlockPasses {
   /// While it lives, the network is evaluated for the listeners alone.
   class Listening {
    public:
-    explicit Listening(BlockPasses& passes)
-        : passes_(passes),
-          mode_(passes.model_.workspace().mode),
-          before_(std::exchange(mode_, Mode{false, true})) {
+    explicit Listening(BlockPasses& passes) : passes_(passes), evaluation_(passes.model_, true) {
       for (const auto& listener : passes.listeners_)
         listener->hooks->set_sole_observer(listener.get());
     }
@@ -139,13 +138,11 @@ class BlockPasses {
         listener->receiver = nullptr;
         listener->hooks->set_sole_observer(nullptr);
       }
-      mode_ = before_;
     }
 
    private:
     BlockPasses& passes_;
-    Mode& mode_;
-    Mode before_;
+    Evaluation<Model> evaluation_;
   };
 
   Model& model_;

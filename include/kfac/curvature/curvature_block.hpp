@@ -78,10 +78,12 @@ class CurvatureBlock {
   /// (EKFAC). Returns whether this kind wants the batches at all. At first: both.
   bool collect(bool factors, bool moments) { return do_collect(factors, moments); }
   /// What the map was applied to, `inputs x (positions * batch)`, once a forward pass. `mask` says
-  /// which positions are not padding; null: all.
-  void add_input(const SharedBatch<S>& input, const PositionMask* mask = nullptr) {
+  /// which positions are not padding; null: all. Inputs that depend on the vectors (of a transposed
+  /// use) are added for each of these, the examples counted once (`is_new`).
+  void add_input(const SharedBatch<S>& input, const PositionMask* mask = nullptr,
+                 bool is_new = true) {
     do_add_input(input, mask);
-    examples_ += input.batch();
+    if (is_new) examples_ += input.batch();
   }
   /// Adds the outer products of the gradients of each example, times `weight`. The vectors of one
   /// example are to make up the Hessian of its criterion, without the loss's reduction factor, and

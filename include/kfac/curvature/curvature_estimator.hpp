@@ -7,6 +7,7 @@
 #include <vector>
 
 #include <kfac/curvature/block_diagonal_inverse.hpp>
+#include <kfac/curvature/default_blocks.hpp>
 #include <kfac/curvature/fisher.hpp>
 #include <kfac/nn/network.hpp>
 
@@ -62,7 +63,7 @@ class CurvatureEstimator {
   CurvatureEstimator(Model& model, const LossType& loss,
                      EstimatorOptions<typename Model::Scalar> options = {},
                      const BlockFactory<typename Model::Scalar>& blocks =
-                         block_factory<KroneckerBlock<typename Model::Scalar>>())
+                         default_blocks<Model>())
       : model_(model), loss_(loss), options_((options.validate(), options)), rng_(options.seed) {
     BlockOptions<Scalar> prototype;
     prototype.pi = options_.pi;
@@ -172,9 +173,8 @@ class CurvatureEstimator {
   class Listening {
    public:
     Listening(CurvatureEstimator& estimator, const PositionMask* mask)
-        : estimator_(estimator),
-          mode_(estimator.model_.workspace().mode),
-          before_(std::exchange(mode_, Mode{false, true})) {
+        : estimator_(estimator), evaluation_(estimator.model_, true) {
+      if (mask) estimator_.model_.set_mask(mask);
       for (HookPoint<Scalar>* hook : estimator_.hooks_)
         hook->set_sole_observer(&estimator_.nobody_);
       for (Layer* layer : estimator_.active_) layer->listen_alone(mask);
@@ -184,13 +184,11 @@ class CurvatureEstimator {
     ~Listening() {
       for (Layer* layer : estimator_.active_) layer->stop_listening();
       for (HookPoint<Scalar>* hook : estimator_.hooks_) hook->set_sole_observer(nullptr);
-      mode_ = before_;
     }
 
    private:
     CurvatureEstimator& estimator_;
-    Mode& mode_;
-    Mode before_;
+    Evaluation<Model> evaluation_;
   };
 
   /// The gradients of the criterion at each of the given targets.

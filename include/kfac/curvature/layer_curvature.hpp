@@ -8,6 +8,7 @@
 #include <vector>
 
 #include <kfac/curvature/block_factory.hpp>
+#include <kfac/curvature/gathered_uses.hpp>
 
 namespace kfac {
 
@@ -75,14 +76,17 @@ class LayerCurvature : public Observer<S> {
 
   void on_input(const std::string&, const SharedBatch<S>& input) override {
     // Whether this pass is more than an evaluation shows only when it comes back.
-    input_ = input;
+    uses_.add_input(input);
     has_input_ = true;
+    if (input.use() == 0) is_new_ = true;
   }
 
-  void on_output_gradient(const std::string&, const SharedBatch<S>& gradient) override {
+  void on_output_gradient(const std::string&, const SharedBatch<S>& announced) override {
     seen_gradient_ = true;
     if (collection_.what == Collection<S>::What::Nothing) return;
+    if (!uses_.add_gradient(announced)) return;
     add_input();
+    const SharedBatch<S>& gradient = uses_.gradient();
     const S weight = weight_of(gradient);
     const SharedBatch<S> part = part_of(gradient);
     const SharedBatch<S> unpadded =
@@ -98,10 +102,8 @@ class LayerCurvature : public Observer<S> {
     return !layer_.kronecker && collection_.what != Collection<S>::What::Nothing;
   }
   /// A layer's own gradients are those of a map of the constant 1.
-  void on_forward(const std::string& name, Index examples) override {
-    MatrixMap<S> ones = ones_.map(1, examples);
-    ones.setOnes();
-    on_input(name, SharedBatch<S>(ConstMatrixMap<S>(ones.data(), 1, examples)));
+  void on_forward(const std::string& name, const SharedBatch<S>& pass) override {
+    on_input(name, detail::ones_like(pass, ones_));
   }
   void on_example_gradients(const std::string& name, const SharedBatch<S>& gradients) override {
     on_output_gradient(name, gradients);
@@ -204,6 +206,7 @@ class LayerCurvature : public Observer<S> {
     options.inputs = structure.inputs;
     options.outputs = structure.outputs;
     options.bias = structure.bias;
+    options.units = layer.units;
     for (Index group = 0; group < structure.groups; ++group) {
       options.name = layer.name;
       if (structure.groups > 1) options.name += " group " + std::to_string(group);
@@ -243,19 +246,24 @@ class LayerCurvature : public Observer<S> {
     return mask.leftCols(part_of(mask.cols()));
   }
 
-  /// Once a forward pass.
+  /// Once a forward pass, unless the input depends on what comes back.
   void add_input() {
-    if (!has_input_) return;
+    if (!std::exchange(has_input_, false)) return;
+    const SharedBatch<S>& input = uses_.input();
     used_mask_ = nullptr;
-    if (mask_ && input_.positions() > 1) {
-      detail::check_mask("kfac::LayerCurvature", *mask_, input_);
-      used_mask_ = collection_.fraction < 1 ? &(mask_part_ = part_of(*mask_)) : mask_;
+    const PositionMask* mask = mask_ ? mask_ : input.mask();
+    if (mask && input.positions() > 1) {
+      detail::check_mask("kfac::LayerCurvature", *mask, input.positions() / input.uses(),
+                         input.batch());
+      used_mask_ = mask;
+      if (input.uses() > 1) used_mask_ = &(mask_part_ = mask->replicate(input.uses(), 1));
+      if (collection_.fraction < 1) used_mask_ = &(mask_part_ = part_of(*used_mask_));
     }
-    input_ = part_of(input_);
+    input_ = part_of(input);
+    const bool is_new = std::exchange(is_new_, false);
     for_each_group([&](Block& block, Index group) {
-      block.add_input(input_.features(group * block.inputs(), block.inputs()), used_mask_);
+      block.add_input(input_.features(group * block.inputs(), block.inputs()), used_mask_, is_new);
     });
-    has_input_ = false;
   }
 
   S weight_of(const SharedBatch<S>& gradient) {
@@ -272,8 +280,10 @@ class LayerCurvature : public Observer<S> {
   const PositionMask* mask_ = nullptr;
   const PositionMask* used_mask_ = nullptr;  // the part of it that fits `input_`, once taken
   PositionMask mask_part_;
-  SharedBatch<S> input_;
-  bool has_input_ = false;
+  detail::GatheredUses<S> uses_;
+  SharedBatch<S> input_;    // the part of it that counts
+  bool has_input_ = false;  // that the blocks have not seen,
+  bool is_new_ = false;     // of examples that they have not counted
   bool seen_gradient_ = false;
   S scale_ = 1;
   Buffer<S> padded_, ones_;

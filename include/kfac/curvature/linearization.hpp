@@ -134,7 +134,8 @@ class Linearization {
 
  private:
   explicit Linearization(const Model& model) : model_(&model), workspace_(model.make_workspace()) {
-    workspace_.mode = {false, false};
+    workspace_.mode = {.training = false, .tracking = false};
+    workspace_.mode.mask = model.workspace().mode.mask;
   }
 
   Index first_row(Index batch) const { return outputs_ * first_example(batch); }

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include <kfac/curvature/default_blocks.hpp>
 #include <kfac/curvature/inverse_updates.hpp>
 #include <kfac/curvature/preconditioner_options.hpp>
 #include <kfac/curvature/step_status.hpp>
@@ -44,7 +45,7 @@ class Preconditioner {
   /// \throws OptionError
   template <class Model>
   explicit Preconditioner(Model& model, PreconditionerOptions<typename Model::Scalar> options = {},
-                          const BlockFactory<S>& blocks = block_factory<KroneckerBlock<S>>())
+                          const BlockFactory<S>& blocks = default_blocks<Model>())
       : options_((options.validate(kWhere), std::move(options))),
         values_(options_.at(kWhere, 0)),
         pool_(make_pool(options_.threads)),

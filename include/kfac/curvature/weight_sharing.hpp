@@ -20,16 +20,13 @@ enum class WeightSharing {
   Reduce,
 };
 
-/// Which positions of which examples are real, `positions x examples`; the others are padding.
-using PositionMask = Eigen::Array<bool, Eigen::Dynamic, Eigen::Dynamic>;
-
 namespace detail {
 
-/// \throws ShapeError if `mask` is not of the batch's positions and examples, ValueError if an
-///         example has no real position
-template <RealScalar S>
-void check_mask(const char* where, const PositionMask& mask, const SharedBatch<S>& batch) {
-  check_shape(where, "mask", mask.rows(), mask.cols(), batch.positions(), batch.batch());
+/// \throws ShapeError if `mask` is not of so many positions and examples, ValueError if an example
+///         has no real position
+inline void check_mask(const char* where, const PositionMask& mask, Index positions,
+                       Index examples) {
+  check_shape(where, "mask", mask.rows(), mask.cols(), positions, examples);
   for (Index n = 0; n < mask.cols(); ++n)
     if (!mask.col(n).any())
       raise<ValueError>(std::string(where) + ": 'mask' has no position for example " +

@@ -93,6 +93,9 @@ class AnyLayer {
   /// Whether it holds an `Activation`: a function of each entry by itself.
   bool is_elementwise() const { return held_->is_elementwise(); }
 
+  /// Its type does not say.
+  static constexpr BlockNeeds block_needs() { return {true, true}; }
+
   Index parameter_count() const { return held_->parameter_count(); }
   Shape output_shape(const Shape& shape) const { return held_->output_shape(shape); }
   MemoryUse memory_use() const { return held_->memory_use(); }
@@ -129,6 +132,8 @@ class AnyLayer {
   void visit_scratch(StateVisitor& visitor, Scratch& scratch) const {
     held_->visit_scratch(visitor, scratch);
   }
+  void absorb(Scratch& scratch) { held_->absorb(scratch); }
+  void visit_buffers(StateVisitor& visitor) { held_->visit_buffers(visitor); }
 
   void rename(const std::string& name) { held_->rename(name); }
   void append_layers(S* gradient, std::vector<LayerView<S>>& views) {
@@ -172,6 +177,8 @@ class AnyLayer {
                                   VectorMap<S>* grad_parameters_tangent,
                                   AnyScratch& scratch) const = 0;
     virtual void visit_scratch(StateVisitor& visitor, AnyScratch& scratch) const = 0;
+    virtual void absorb(AnyScratch& scratch) = 0;
+    virtual void visit_buffers(StateVisitor& visitor) = 0;
     virtual void rename(const std::string& name) = 0;
     virtual void append_layers(S* gradient, std::vector<LayerView<S>>& views) = 0;
     virtual void append_layer_sizes(std::vector<Index>& sizes) const = 0;
@@ -223,6 +230,8 @@ class AnyLayer {
     void visit_scratch(StateVisitor& visitor, AnyScratch& scratch) const override {
       slot.visit_scratch(visitor, scratch.as<Scratch>());
     }
+    void absorb(AnyScratch& scratch) override { slot.absorb(scratch.as<Scratch>()); }
+    void visit_buffers(StateVisitor& visitor) override { slot.visit_buffers(visitor); }
     void rename(const std::string& name) override { slot.rename(name); }
     void append_layers(S* gradient, std::vector<LayerView<S>>& views) override {
       slot.append_layers(gradient, views);

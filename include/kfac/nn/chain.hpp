@@ -176,6 +176,14 @@ class Chain : public Network<Derived, S, ScratchType, Sizes> {
     });
   }
 
+  void absorb(Scratch& scratch) {
+    derived().for_each_slot(scratch.layers,
+                            [](auto& slot, auto& own, std::size_t) { slot.absorb(own); });
+  }
+  void visit_buffers(StateVisitor& visitor) {
+    derived().visit_slots([&](auto& slot, std::size_t) { slot.visit_buffers(visitor); });
+  }
+
   void rename(const std::string& name) {
     const std::string prefix = name.empty() ? "" : name + '.';
     derived().visit_slots(

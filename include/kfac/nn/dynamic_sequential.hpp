@@ -62,6 +62,7 @@ class DynamicSequential
     Base::rename(name);
   }
 
+  static constexpr BlockNeeds block_needs() { return AnyLayer<S>::block_needs(); }
   std::size_t slot_count() const { return layers_.size(); }
   const std::vector<detail::Placement>& placements() const { return placements_; }
   MemoryUse memory_use() const {
@@ -77,6 +78,11 @@ class DynamicSequential
     for (std::size_t i = 0; i < layers_.size(); ++i) f(layers_[i], i);
   }
 
+  template <class F>
+  void for_each_slot(std::vector<AnyScratch>& scratches, F&& f) {
+    scratches.resize(layers_.size());
+    for (std::size_t i = 0; i < layers_.size(); ++i) f(layers_[i], scratches[i], i);
+  }
   template <class F>
   void for_each_slot(std::vector<AnyScratch>& scratches, F&& f) const {
     scratches.resize(layers_.size());

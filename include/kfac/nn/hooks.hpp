@@ -48,11 +48,12 @@ class Observer {
     static_cast<void>(layer), static_cast<void>(gradient);
   }
 
-  /// The same for a layer that has parameters but announces no inputs and output gradients.
-  virtual void on_forward(const std::string& layer, Index examples) {
-    static_cast<void>(layer), static_cast<void>(examples);
+  /// The same for a layer that has parameters but announces no inputs and output gradients: only
+  /// the sizes of `pass` may be read.
+  virtual void on_forward(const std::string& layer, const SharedBatch<S>& pass) {
+    static_cast<void>(layer), static_cast<void>(pass);
   }
-  /// Whether it wants `on_example_gradients`, which costs a pass through the layer an example.
+  /// Whether it wants `on_example_gradients`, which may cost a pass through the layer an example.
   virtual bool wants_example_gradients() const { return false; }
   /// After the backward pass of such a layer: the gradient of its flat parameters for each example,
   /// `parameters x batch`.
@@ -98,8 +99,8 @@ class HookPoint {
   void announce_output_gradient(const std::string& layer, const SharedBatch<S>& gradient) const {
     for_each([&](Observer<S>& observer) { observer.on_output_gradient(layer, gradient); });
   }
-  void announce_forward(const std::string& layer, Index examples) const {
-    for_each([&](Observer<S>& observer) { observer.on_forward(layer, examples); });
+  void announce_forward(const std::string& layer, const SharedBatch<S>& pass) const {
+    for_each([&](Observer<S>& observer) { observer.on_forward(layer, pass); });
   }
   bool wants_example_gradients() const {
     bool wanted = false;

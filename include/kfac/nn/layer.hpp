@@ -45,6 +45,21 @@ struct Mode {
   /// Of a forward pass, and of the backward pass that is all that follows it: gradients may replace
   /// what layers put out, which takes less memory.
   bool once = false;
+  /// Which positions of the examples are real: layers that mix positions ignore the others. Null:
+  /// all. `Network::set_mask`
+  const PositionMask* mask = nullptr;
+  // How a layer's pass fits into that of the network, for announcements:
+  Index use = 0;     ///< it is the use-th, from 0,
+  Index uses = 1;    ///< of so many uses of the same parameters
+  Index joined = 1;  ///< so many consecutive examples are parts of one of the network's
+
+  /// The same, for the k-th of so many uses within it.
+  Mode of_use(Index k, Index count) const {
+    Mode mode = *this;
+    mode.use = use * count + k;
+    mode.uses = uses * count;
+    return mode;
+  }
 };
 
 /// Whether a layer can write its output where its input is.
@@ -96,6 +111,7 @@ struct KroneckerStructure {
   Index outputs = 0;
   bool bias = true;
   Index groups = 1;
+  bool diagonal_input = false;  ///< at most one input is not 0, as in an embedding of tokens
 
   Index columns() const { return inputs + (bias ? 1 : 0); }
 };
@@ -123,6 +139,14 @@ struct KroneckerStructure {
 /// A layer whose passes depend on those before (a generator in its scratch, say) also offers
 /// `visit_scratch(visitor, scratch)`, which visits what a run needs to go on as if it had not been
 /// interrupted.
+///
+/// A layer that learns otherwise than by gradients (running statistics) also offers
+/// `absorb(scratch)`, which takes what the last training pass left in the scratch into the layer,
+/// once, and `visit_state(visitor)`, which visits what it so keeps.
+///
+/// A layer with parameters that is no KroneckerLayer may offer `example_gradients(x, y,
+/// grad_output, into, scratch)`: the gradient of its parameters for each example, `parameters x
+/// examples`, overwritten, after a forward pass. Without it, each example is passed by itself.
 template <class L>
 concept Layer = RealScalar<typename L::Scalar> && std::default_initializable<typename L::Scratch> &&
     requires(const L& layer, typename L::Scratch& scratch, const Shape& shape,
@@ -188,9 +212,33 @@ struct LayerView {
   std::optional<KroneckerStructure> kronecker;  ///< absent where there is no curvature
   HookPoint<S>* hooks = nullptr;                ///< where to observe it; null without parameters
   bool twice_differentiable = false;            ///< whether it has `backward_tangent`
+  /// Where it is not 0, the parameters are a `units x (parameters / units)` matrix, one row for each
+  /// output unit: a layer's `units()`.
+  Index units = 0;
+  bool recurrent = false;  ///< positions are steps in time, in order: a layer's `kRecurrent`
+};
+
+/// Which kinds of curvature blocks, beside that of linear maps, the layers of a network's type may
+/// call for (`default_blocks`): a program pays for those that it uses.
+struct BlockNeeds {
+  bool unitwise = false;        ///< layers with `units()`
+  bool diagonal_input = false;  ///< layers with such a `KroneckerStructure`
+
+  constexpr BlockNeeds operator|(const BlockNeeds& other) const {
+    return {unitwise || other.unitwise, diagonal_input || other.diagonal_input};
+  }
 };
 
 namespace detail {
+
+/// What the type of a layer says of it by `static constexpr BlockNeeds block_needs()`.
+template <class L>
+constexpr BlockNeeds block_needs_of() {
+  if constexpr (requires { L::block_needs(); })
+    return L::block_needs();
+  else
+    return {};
+}
 
 /// Whether a layer is a function of each entry of its input by itself, which it says by a member
 /// `static constexpr bool kElementwise = true`.

@@ -103,13 +103,22 @@ class Network {
   }
 
   /// Writes the gradient of the parameters, given that of the outputs (`outputs x examples`), for
-  /// the last forward pass.
+  /// the last forward pass. In the network's own workspace, after a forward pass in training, it
+  /// also updates running statistics (of BatchNorm): once a step, that is, however often the loss
+  /// is evaluated besides.
   /// \throws StateError before any forward pass; ShapeError if the gradient does not fit
-  void backward(const ConstMatrixRef<S>& grad_output) { backward(grad_output, workspace_); }
+  void backward(const ConstMatrixRef<S>& grad_output) {
+    backward(grad_output, workspace_);
+    absorb_statistics();
+  }
   void backward(const ConstMatrixRef<S>& grad_output, Workspace& workspace) const {
     VectorMap<S> gradient = flat_gradient(workspace);
     pull_back(grad_output, nullptr, &gradient, workspace);
   }
+
+  /// Takes the statistics of the last forward pass of the network's own workspace, if that was in
+  /// training, into the running ones; nothing if that has been done.
+  void absorb_statistics() { derived().absorb(workspace_.scratch); }
 
   /// As `backward`, announcing output gradients, but computing no gradient of the parameters.
   void backward_hooks_only(const ConstMatrixRef<S>& grad_output) {
@@ -191,8 +200,9 @@ class Network {
   }
 
   /// The parameters by layer and name as PyTorch has them ("0.weight", "3.1.bias"): weights as
-  /// matrices, whatever else has one column as vectors. Then what the workspace carries from one
-  /// pass to the next ("2.rng", of a Dropout).
+  /// matrices, whatever else has one column as vectors. Then running statistics
+  /// ("1.running_mean"), and what the workspace carries from one pass to the next ("2.rng", of a
+  /// Dropout).
   void visit_state(StateVisitor& visitor) {
     for (LayerView<S>& layer : layers())
       for (const ParameterInfo& info : layer.parameter_info) {
@@ -203,12 +213,19 @@ class Network {
         else
           visitor.visit(name, MatrixMap<S>(data, info.rows, info.columns));
       }
+    derived().visit_buffers(visitor);
     derived().visit_scratch(visitor, workspace_.scratch);
   }
 
-  /// Dropout on, as in training (the default).
+  /// Which positions (tokens) of the coming batches are real, `positions x examples`; the others are
+  /// padding, which layers that mix positions ignore and Kronecker factors leave out. Null: all. It
+  /// must stay alive, and fit the batches. It is for the network's own workspace; for another,
+  /// `workspace.mode.mask`.
+  void set_mask(const PositionMask* mask) { workspace_.mode.mask = mask; }
+
+  /// Dropout on and normalisation by the batch's statistics, as in training (the default).
   void train() { workspace_.mode.training = true; }
-  /// Dropout off.
+  /// Dropout off, normalisation by the running statistics.
   void eval() { workspace_.mode.training = false; }
 
  protected:
@@ -311,12 +328,16 @@ class OneBackwardPass {
   bool before_;
 };
 
-/// Evaluation for the duration of a scope: no dropout, nothing announced.
+/// Evaluation for the duration of a scope: no dropout, nothing announced unless `tracking`.
 template <class Model>
 class Evaluation {
  public:
-  explicit Evaluation(Model& model)
-      : mode_(model.workspace().mode), before_(std::exchange(mode_, Mode{false, false})) {}
+  explicit Evaluation(Model& model, bool tracking = false)
+      : mode_(model.workspace().mode), before_(mode_) {
+    mode_.training = false;
+    mode_.tracking = tracking;
+    mode_.once = false;
+  }
   Evaluation(const Evaluation&) = delete;
   Evaluation& operator=(const Evaluation&) = delete;
   ~Evaluation() { mode_ = before_; }

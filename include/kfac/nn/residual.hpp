@@ -27,6 +27,7 @@ class Residual {
   Index parameter_count() const { return block_.parameter_count(); }
 
   static constexpr MemoryUse memory_use() { return {InPlace::Never, false}; }
+  static constexpr BlockNeeds block_needs() { return Block::block_needs(); }
 
   Shape output_shape(const Shape& shape) const {
     const Shape result = block_.output_shape(shape);
@@ -90,6 +91,9 @@ class Residual {
   void visit_scratch(StateVisitor& visitor, Scratch& scratch) const {
     block_.visit_scratch(visitor, scratch.block);
   }
+
+  void absorb(Scratch& scratch) { block_.absorb(scratch.block); }
+  void visit_buffers(StateVisitor& visitor) { block_.visit_buffers(visitor); }
 
   void rename(const std::string& name) {
     name_ = name;

@@ -52,6 +52,9 @@ class TupleChain
   static constexpr MemoryUse memory_use() {
     return {InPlace::Never, reads_chain_output(Types::kUses, Types::kPlacements)};
   }
+  static constexpr BlockNeeds block_needs() {
+    return (block_needs_of<First>() | ... | block_needs_of<Rest>());
+  }
 
   template <class F>
   void visit_slots(F&& f) {
@@ -63,11 +66,12 @@ class TupleChain
   }
 
   template <class Scratches, class F>
+  void for_each_slot(Scratches& scratches, F&& f) {
+    visit(f, slots_, scratches, Indices{});
+  }
+  template <class Scratches, class F>
   void for_each_slot(Scratches& scratches, F&& f) const {
-    [&]<std::size_t... I>(std::index_sequence<I...>) {
-      (f(std::get<I>(slots_), std::get<I>(scratches), I), ...);
-    }
-    (Indices{});
+    visit(f, slots_, scratches, Indices{});
   }
   template <class Scratches, class F>
   void for_each_slot_reversed(Scratches& scratches, F&& f) const {
@@ -91,6 +95,10 @@ class TupleChain
   template <class F, class Slots, std::size_t... I>
   static void visit(F& f, Slots& slots, std::index_sequence<I...>) {
     (f(std::get<I>(slots), I), ...);
+  }
+  template <class F, class Slots, class Scratches, std::size_t... I>
+  static void visit(F& f, Slots& slots, Scratches& scratches, std::index_sequence<I...>) {
+    (f(std::get<I>(slots), std::get<I>(scratches), I), ...);
   }
 
   std::tuple<Slot<First>, Slot<Rest>...> slots_;

@@ -9,6 +9,9 @@ namespace kfac {
 template <RealScalar S>
 class SharedBatch;
 
+/// Which positions of which examples are real, `positions x examples`; the others are padding.
+using PositionMask = Eigen::Array<bool, Eigen::Dynamic, Eigen::Dynamic>;
+
 /// Makes the columns of a `SharedBatch` when they are asked for, a few examples at a time, where
 /// all of them would take too much memory (the patches of a convolution).
 template <RealScalar S>
@@ -30,6 +33,9 @@ class ColumnSource {
 /// position at which the layer's weights were applied, the columns of one example together. A
 /// linear layer on vectors has one position, a convolution one per output pixel (and its features
 /// are the entries of a patch). The view is valid until the layer's scratch is used again.
+///
+/// Where a network applies the same parameters several times, each use is announced by itself:
+/// `use()` of `uses()`.
 template <RealScalar S>
 class SharedBatch {
  public:
@@ -58,6 +64,34 @@ class SharedBatch {
   /// Whether all columns are in memory, as `visit` wants them.
   bool in_memory() const { return source_ == nullptr; }
 
+  /// Which use of the parameters this is, from 0, of so many in a pass of the network.
+  Index use() const { return use_; }
+  Index uses() const { return uses_; }
+  /// Which positions are padding, `positions() x batch()`, as far as the network knows; null: none.
+  const PositionMask* mask() const { return mask_; }
+
+  /// The same as the use-th of so many.
+  SharedBatch as_use(Index use, Index uses) const {
+    SharedBatch result = *this;
+    result.use_ = use;
+    result.uses_ = uses;
+    return result;
+  }
+  /// The same, where `count` consecutive examples are positions of one.
+  /// \pre the number of examples is a multiple of it
+  SharedBatch with_examples_joined(Index count) const {
+    SharedBatch result = *this;
+    result.positions_ *= count;
+    result.joined_ *= count;
+    return result;
+  }
+  /// The same with a mask that fits it.
+  SharedBatch with_mask(const PositionMask* mask) const {
+    SharedBatch result = *this;
+    result.mask_ = mask;
+    return result;
+  }
+
   /// The rows `first, ..., first + count - 1`: one group of a grouped layer.
   SharedBatch features(Index first, Index count) const {
     SharedBatch slice = *this;
@@ -76,7 +110,7 @@ class SharedBatch {
     if (in_memory())
       slice.data_ += first * positions_ * (order_ == Order::RowMajor ? 1 : stride_);
     else
-      slice.first_example_ += first;
+      slice.first_example_ += first * joined_;
     return slice;
   }
 
@@ -85,10 +119,12 @@ class SharedBatch {
   template <class Body>
   void for_each_block(Body&& body) const {
     if (in_memory()) return body(*this, Index{0});
-    const Index step = source_->examples_at_once();
+    const Index step = std::max<Index>(source_->examples_at_once() / joined_, 1);
     for (Index first = 0; first < batch(); first += step) {
       const Index count = std::min(step, batch() - first);
-      body(source_->columns_of(first_example_ + first, count).features(first_feature_, features_),
+      body(source_->columns_of(first_example_ + first * joined_, count * joined_)
+               .with_examples_joined(joined_)
+               .features(first_feature_, features_),
            first);
     }
   }
@@ -124,6 +160,9 @@ class SharedBatch {
   Order order_ = Order::ColumnMajor;
   const ColumnSource<S>* source_ = nullptr;
   Index first_feature_ = 0, first_example_ = 0;  // of what the source makes
+  Index joined_ = 1;  // examples of the layer in one of the network's
+  Index use_ = 0, uses_ = 1;
+  const PositionMask* mask_ = nullptr;
 };
 
 }  // namespace kfac

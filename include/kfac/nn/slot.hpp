@@ -66,10 +66,12 @@ class Slot {
                const Mode& mode) const {
     layer_.forward(x, y, scratch, mode);
     if constexpr (KroneckerLayer<L>)
-      if (mode.tracking && !hooks_.empty())
-        hooks_.announce_input(name_, layer_.kronecker_input(x, scratch));
+      if (is_observed(mode)) announce_input(layer_.kronecker_input(x, scratch), mode);
     if constexpr (kAnnouncesExamples)
-      if (mode.tracking && !hooks_.empty()) hooks_.announce_forward(name_, x.examples());
+      if (is_observed(mode))
+        hooks_.announce_forward(
+            name_, of_network({nullptr, 1, x.examples(), 1, SharedBatch<Scalar>::Order::ColumnMajor},
+                              mode));
   }
 
   void backward(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
@@ -77,12 +79,23 @@ class Slot {
                 VectorMap<Scalar>* grad_parameters, Scratch& scratch, const Mode& mode) const {
     layer_.backward(x, y, grad_output, grad_input, grad_parameters, scratch, mode);
     if constexpr (KroneckerLayer<L>)
-      if (mode.tracking && !hooks_.empty())
-        hooks_.announce_output_gradient(name_,
-                                        layer_.kronecker_output_gradient(grad_output, scratch));
+      if (is_observed(mode))
+        announce_output_gradient(layer_.kronecker_output_gradient(grad_output, scratch), mode);
     if constexpr (kAnnouncesExamples)
       if (mode.tracking && parameter_count() > 0 && hooks_.wants_example_gradients())
-        announce_example_gradients(x, grad_output, mode);
+        announce_example_gradients(x, y, grad_output, scratch, mode);
+  }
+
+  // For containers that apply a layer's parameters themselves (step by step in time, say).
+
+  /// Whether anybody hears what is announced in such a pass.
+  bool is_observed(const Mode& mode) const { return mode.tracking && !hooks_.empty(); }
+  /// \pre is_observed(mode)
+  void announce_input(const SharedBatch<Scalar>& input, const Mode& mode) const {
+    hooks_.announce_input(name_, of_network(input, mode));
+  }
+  void announce_output_gradient(const SharedBatch<Scalar>& gradient, const Mode& mode) const {
+    hooks_.announce_output_gradient(name_, of_network(gradient, mode));
   }
 
   void tangent(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
@@ -119,6 +132,19 @@ class Slot {
     }
   }
 
+  /// Takes what the last training pass left in `scratch` into the layer, if it learns so.
+  void absorb(Scratch& scratch) {
+    if constexpr (requires { layer_.absorb(scratch); }) layer_.absorb(scratch);
+  }
+  /// Visits what it has learned so, after this layer's name.
+  void visit_buffers(StateVisitor& visitor) {
+    if constexpr (ContainerLayer<L>) {
+      if constexpr (requires { layer_.visit_buffers(visitor); }) layer_.visit_buffers(visitor);
+    } else if constexpr (requires { layer_.visit_state(visitor); }) {
+      visitor.under(name_ + '.', [&] { layer_.visit_state(visitor); });
+    }
+  }
+
   void rename(const std::string& name) {
     name_ = name;
     if constexpr (ContainerLayer<L>) layer_.rename(name);
@@ -132,6 +158,8 @@ class Slot {
     } else {
       LayerView<Scalar> view{name_, "layer", layer_.parameters(), {gradient, parameter_count()}, {},
                              {},    nullptr};
+      if constexpr (requires { layer_.units(); }) view.units = layer_.units();
+      if constexpr (requires { requires L::kRecurrent; }) view.recurrent = true;
       if constexpr (requires { L::kind(); }) view.kind = L::kind();
       if constexpr (requires { layer_.parameter_info(); })
         view.parameter_info = layer_.parameter_info();
@@ -156,24 +184,42 @@ class Slot {
   static constexpr bool kAnnouncesExamples =
       LeafLayer<L> && !KroneckerLayer<L> && !std::derived_from<L, ParameterFree<Scalar>>;
 
-  /// Each example by itself, forward and backward.
-  void announce_example_gradients(const ConstBatchView<Scalar>& x,
-                                  const ConstBatchView<Scalar>& grad_output,
+  /// As positions of the network's examples.
+  static SharedBatch<Scalar> of_network(const SharedBatch<Scalar>& batch, const Mode& mode) {
+    const SharedBatch<Scalar> result =
+        batch.as_use(mode.use, mode.uses).with_examples_joined(mode.joined);
+    const bool fits = mode.mask && mode.mask->rows() == result.positions();
+    return fits ? result.with_mask(mode.mask) : result;
+  }
+
+  void announce_example_gradients(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
+                                  const ConstBatchView<Scalar>& grad_output, Scratch& scratch,
                                   const Mode& mode) const {
+    Matrix<Scalar> gradients(parameter_count(), x.examples());
+    const MatrixMap<Scalar> into(gradients.data(), gradients.rows(), gradients.cols());
+    if constexpr (requires { layer_.example_gradients(x, y, grad_output, into, scratch); })
+      layer_.example_gradients(x, y, grad_output, into, scratch);
+    else
+      pass_examples(x, grad_output, into, mode);
+    hooks_.announce_example_gradients(
+        name_, of_network(SharedBatch<Scalar>(ConstMatrixMap<Scalar>(
+                              gradients.data(), gradients.rows(), gradients.cols())),
+                          mode));
+  }
+  /// Each example by itself, forward and backward.
+  void pass_examples(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& grad_output,
+                     MatrixMap<Scalar> into, const Mode& mode) const {
     Scratch scratch;
     Matrix<Scalar> output(grad_output.values.rows(), 1);
-    Matrix<Scalar> gradients(parameter_count(), x.examples());
     for (Index n = 0; n < x.examples(); ++n) {
       const ConstBatchView<Scalar> example({x.values.col(n).data(), x.values.rows(), 1}, x.shape);
       const ConstBatchView<Scalar> gradient(
           {grad_output.values.col(n).data(), grad_output.values.rows(), 1}, grad_output.shape);
       const BatchView<Scalar> y{{output.data(), output.rows(), 1}, grad_output.shape};
       layer_.forward(example, y, scratch, mode);
-      VectorMap<Scalar> column(gradients.col(n).data(), gradients.rows());
+      VectorMap<Scalar> column(into.col(n).data(), into.rows());
       layer_.backward(example, y, gradient, nullptr, &column, scratch, mode);
     }
-    hooks_.announce_example_gradients(
-        name_, SharedBatch<Scalar>({gradients.data(), gradients.rows(), gradients.cols()}));
   }
 
   L layer_;

@@ -51,7 +51,7 @@ class KfacOptimizer {
   KfacOptimizer(Model& model, const LossType& loss,
                 KfacOptions<typename Model::Scalar> options = {},
                 const BlockFactory<typename Model::Scalar>& blocks =
-                    block_factory<KroneckerBlock<typename Model::Scalar>>())
+                    default_blocks<Model>())
       : options_((options.validate(), std::move(options))),
         step_(model, loss, options_, blocks),
         damping_(step_.values().damping),

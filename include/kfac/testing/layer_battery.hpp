@@ -17,16 +17,26 @@
 namespace kfac::testing {
 namespace detail {
 
-/// Keeps what one layer announces.
+/// Keeps what one layer announces, of each use of its parameters.
 template <RealScalar S>
 struct AnnouncementKeeper : Observer<S> {
   std::vector<Matrix<S>> inputs;
   std::vector<Matrix<S>> gradients;
-  void on_input(const std::string&, const SharedBatch<S>& input) override {
-    inputs.push_back(input.matrix());
-  }
+  Vector<S> example_gradients;  ///< their sum
+  void on_input(const std::string&, const SharedBatch<S>& input) override { keep(input, inputs); }
   void on_output_gradient(const std::string&, const SharedBatch<S>& gradient) override {
-    gradients.push_back(gradient.matrix());
+    keep(gradient, gradients);
+  }
+  bool wants_example_gradients() const override { return true; }
+  void on_example_gradients(const std::string&, const SharedBatch<S>& all) override {
+    if (example_gradients.size() == 0) example_gradients.setZero(all.features());
+    example_gradients += all.matrix().rowwise().sum();
+  }
+
+ private:
+  static void keep(const SharedBatch<S>& batch, std::vector<Matrix<S>>& uses) {
+    uses.resize(static_cast<std::size_t>(batch.uses()));
+    uses[static_cast<std::size_t>(batch.use())] = batch.matrix();
   }
 };
 
@@ -270,19 +280,21 @@ class LayerBattery {
                      relative_error(forward(x_, used, evaluation), forward_anew(x_, evaluation))});
   }
 
-  /// The gradient of [W b] is the sum over columns of g [a; 1]^T, in every leaf with curvature.
+  /// The gradient of [W b] is the sum over uses and columns of g [a; 1]^T, in every leaf with
+  /// curvature; that of units is the sum of the examples' own.
   std::optional<double> kronecker() {
     std::optional<double> worst;
     Index offset = 0;
     for (LayerView<S>& leaf : views_) {
-      if (leaf.kronecker) {
+      if (leaf.kronecker || leaf.units > 0) {
         AnnouncementKeeper<S> keeper;
         leaf.hooks->attach(keeper);
         forward(x_, scratch_);
         const Vector<S> gradient =
             backward(true, true).parameters.segment(offset, leaf.parameters.size());
-        worst =
-            std::max(worst.value_or(0), relative_error(rebuilt(*leaf.kronecker, keeper), gradient));
+        const Vector<S> announced =
+            leaf.kronecker ? rebuilt(*leaf.kronecker, keeper) : keeper.example_gradients;
+        worst = std::max(worst.value_or(0), relative_error(announced, gradient));
       }
       offset += leaf.parameters.size();
     }
@@ -291,22 +303,24 @@ class LayerBattery {
 
   /// Empty, which equals no gradient, if the announcements do not fit the structure.
   Vector<S> rebuilt(const KroneckerStructure& sizes, const AnnouncementKeeper<S>& kept) const {
-    if (kept.inputs.size() != 1 || kept.gradients.size() != 1) return {};
-    const Matrix<S>& inputs = kept.inputs.front();
-    const Matrix<S>& gradients = kept.gradients.front();
-    if (inputs.rows() != sizes.groups * sizes.inputs ||
-        gradients.rows() != sizes.groups * sizes.outputs || inputs.cols() != gradients.cols() ||
-        inputs.cols() % x_.cols() != 0)
-      return {};
-    Vector<S> result(sizes.groups * sizes.outputs * sizes.columns());
-    for (Index group = 0; group < sizes.groups; ++group) {
-      const Matrix<S> g = gradients.middleRows(group * sizes.outputs, sizes.outputs);
-      MatrixMap<S> block(result.data() + group * sizes.outputs * sizes.columns(), sizes.outputs,
-                         sizes.columns());
-      // Small, so not worth compiling a matrix product for.
-      block.leftCols(sizes.inputs) =
-          g.lazyProduct(inputs.middleRows(group * sizes.inputs, sizes.inputs).transpose());
-      if (sizes.bias) block.col(sizes.inputs) = g.rowwise().sum();
+    if (kept.inputs.empty() || kept.inputs.size() != kept.gradients.size()) return {};
+    Vector<S> result = Vector<S>::Zero(sizes.groups * sizes.outputs * sizes.columns());
+    for (std::size_t use = 0; use < kept.inputs.size(); ++use) {
+      const Matrix<S>& inputs = kept.inputs[use];
+      const Matrix<S>& gradients = kept.gradients[use];
+      if (inputs.rows() != sizes.groups * sizes.inputs ||
+          gradients.rows() != sizes.groups * sizes.outputs || inputs.cols() != gradients.cols() ||
+          inputs.cols() % x_.cols() != 0)
+        return {};
+      for (Index group = 0; group < sizes.groups; ++group) {
+        const Matrix<S> g = gradients.middleRows(group * sizes.outputs, sizes.outputs);
+        MatrixMap<S> block(result.data() + group * sizes.outputs * sizes.columns(), sizes.outputs,
+                           sizes.columns());
+        // Small, so not worth compiling a matrix product for.
+        block.leftCols(sizes.inputs) +=
+            g.lazyProduct(inputs.middleRows(group * sizes.inputs, sizes.inputs).transpose());
+        if (sizes.bias) block.col(sizes.inputs) += g.rowwise().sum();
+      }
     }
     return result;
   }

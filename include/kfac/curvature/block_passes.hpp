@@ -63,9 +63,15 @@ class BlockPasses {
 
   /// What a block's weights were multiplied with in the last `forward` (a constant 1 for a layer
   /// that announces nothing), valid until the network's next pass. \pre `forward` before it
+  /// \throws StateError if one of them depends on what goes back (`TiedEmbedding`)
   Batch inputs(std::size_t block) const {
     std::size_t i = listeners_.size() - 1;
     while (listeners_[i]->first_block > block) --i;
+    if (!listeners_[i]->uses.has_all_inputs())
+      raise<StateError>(
+          "kfac::BlockPasses::inputs: the layer's transpose is used too, whose inputs come with "
+          "backward, expected a layer that is only used forward (layer '" +
+          blocks_[block].layer + "')");
     return listeners_[i]->input_of(block);
   }
 

@@ -29,11 +29,14 @@ class GatheredUses {
   /// \throws StateError if uses have different numbers of positions
   void add_input(const SharedBatch<S>& input) {
     if (input.use() == 0)
-      count_ = 0;
+      count_ = seen_inputs_ = 0;
     else
       check_size("input", input);
+    ++seen_inputs_;
     inputs_.add(input);
   }
+  /// Whether that of each use is known before anything comes back.
+  bool has_all_inputs() const { return seen_inputs_ >= inputs_.all.uses(); }
   /// Returns whether those of all uses are there. They come last use first.
   bool add_gradient(const SharedBatch<S>& gradient) {
     check_size("gradient", gradient);
@@ -85,7 +88,8 @@ class GatheredUses {
   }
 
   Part inputs_, gradients_;
-  Index count_ = 0;
+  Index count_ = 0;  // of gradients
+  Index seen_inputs_ = 0;
 };
 
 }  // namespace kfac::detail

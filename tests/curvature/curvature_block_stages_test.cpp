@@ -6,7 +6,9 @@
 #include <variant>
 #include <vector>
 
+#include <kfac/curvature/chain_block.hpp>
 #include <kfac/curvature/diagonal_block.hpp>
+#include <kfac/curvature/diagonal_input_block.hpp>
 #include <kfac/curvature/ekfac_block.hpp>
 #include <kfac/curvature/full_block.hpp>
 #include <kfac/curvature/inverse_free_block.hpp>
@@ -14,6 +16,7 @@
 #include <kfac/curvature/kronecker_eigen_block.hpp>
 #include <kfac/curvature/kronecker_fit_block.hpp>
 #include <kfac/curvature/tensor_normal_block.hpp>
+#include <kfac/curvature/unitwise_block.hpp>
 #include <kfac/testing/relative_error.hpp>
 
 #include "support/catch.hpp"
@@ -48,9 +51,15 @@ BlockPtr make_diagonal_inverse_free(const BlockOptions<double>& options) {
                                           .input_structure = linalg::Structure::Diagonal});
 }
 
+BlockPtr make_long_chain(const BlockOptions<double>& options) {
+  return std::make_unique<ChainBlock<double>>(options, ChainStructure::LongSequence);
+}
+
 const std::vector<Kind>& kinds() {
   static const std::vector<Kind> all{
       {"K-FAC", make<KroneckerBlock<double>>, false, true, false},
+      {"K-FAC (symmetric chain)", make<ChainBlock<double>>, false, true, false},
+      {"K-FAC (long chain)", make_long_chain, false, true, false},
       {"K-FAC (eigenbasis)", make<KroneckerEigenBlock<double>>, true, true, true},
       {"EKFAC", make<EkfacBlock<double>>, true, true, true},
       {"KFOC", make<KroneckerFitBlock<double>>, true, true, true},
@@ -58,6 +67,8 @@ const std::vector<Kind>& kinds() {
       {"diagonal", make<DiagonalBlock<double>>, true, true, false},
       {"scaled identity", make<ScaledIdentityBlock<double>>, true, true, false},
       {"full", make<FullBlock<double>>, false, true, false},
+      {"unit-wise", make<UnitwiseBlock<double>>, false, true, false},
+      {"K-FAC with diagonal A", make<DiagonalInputBlock<double>>, false, true, false},
       {"inverse-free K-FAC", make<InverseFreeBlock<double>>, false, false, false},
       {"inverse-free K-FAC", make_diagonal_inverse_free, false, false, false}};
   return all;
@@ -206,7 +217,8 @@ TEST_CASE("CurvatureBlock: products and inverses are those of the matrix") {
       if (number == 1) continue;
       v = preconditioned(*block);
       Matrix<double> damped = dense;
-      if (kind.name == std::string("K-FAC"))
+      const std::string name = kind.name;
+      if (name == "K-FAC" || name.ends_with("chain)") || name.ends_with("diagonal A"))
         damped = block->matrix(0.1)->dense();  // the damping is split over the factors
       else if (kind.is_inverse)
         damped.diagonal().array() += 0.1;

@@ -5,11 +5,13 @@
 
 #include <kfac/curvature/curvature_matrix.hpp>
 #include <kfac/curvature/diagonal_block.hpp>
+#include <kfac/curvature/diagonal_input_block.hpp>
 #include <kfac/curvature/ekfac_block.hpp>
 #include <kfac/curvature/full_block.hpp>
 #include <kfac/curvature/kronecker_eigen_block.hpp>
 #include <kfac/curvature/kronecker_fit_block.hpp>
 #include <kfac/curvature/tensor_normal_block.hpp>
+#include <kfac/curvature/unitwise_block.hpp>
 
 #include "support/blocks.hpp"
 #include "support/catch.hpp"
@@ -31,6 +33,8 @@ std::vector<std::unique_ptr<CurvatureBlock<double>>> every_kind(
   blocks.push_back(std::make_unique<DiagonalBlock<double>>(options));
   blocks.push_back(std::make_unique<ScaledIdentityBlock<double>>(options));
   blocks.push_back(std::make_unique<FullBlock<double>>(options));
+  blocks.push_back(std::make_unique<UnitwiseBlock<double>>(options));
+  blocks.push_back(std::make_unique<DiagonalInputBlock<double>>(options));
   return blocks;
 }
 
@@ -103,7 +107,8 @@ TEST_CASE("CurvatureMatrix: damping adds to the diagonal, except where K-FAC spl
     Matrix<double> shifted = dense_of(*block);
     shifted.diagonal().array() += 0.1;
     const double error = relative_error(block->matrix(0.1)->dense(), shifted);
-    if (std::string(block->kind()) == "K-FAC")
+    const std::string kind = block->kind();
+    if (kind == "K-FAC" || kind == "K-FAC with diagonal A")
       CHECK(error > 1e-3);
     else
       CHECK(error < 1e-12);

@@ -182,6 +182,27 @@ TEST_CASE("A mask of only true is no mask") {
   }
 }
 
+TEST_CASE("A network's own mask reaches what its layers announce, where it fits them") {
+  Rng rng(15);
+  AnyModel model = token_network(rng, true);
+  const PaddedTask padded(model, BinaryCrossEntropy<double>(), 4, 3, rng);
+  Estimator given(model, padded.task.loss);
+  padded.fit(given);
+  model.set_mask(&padded.mask);
+  const Blocks own = estimated_blocks(model, padded.task, {});
+  CHECK(largest_error(own, dense_blocks(given)) < 1e-14);
+  {
+    const Evaluation evaluation(model);
+    CHECK(model.workspace().mode.mask == &padded.mask);
+  }
+  // Of other examples or positions it is not: the masks of pooled layers are none.
+  const Task shorter(model, padded.task.loss, {2, 3}, 3, rng);
+  const Blocks unmasked = estimated_blocks(model, shorter, {});
+  model.set_mask(nullptr);
+  CHECK(largest_error(unmasked, estimated_blocks(model, shorter, {})) < 1e-14);
+  CHECK(largest_error(estimated_blocks(model, padded.task, {}), dense_blocks(given)) > 0.01);
+}
+
 TEST_CASE("Masks have to fit the batch and leave each example a position") {
   Rng rng(14);
   AnyModel model = token_network(rng, true);

@@ -21,6 +21,12 @@ class ColumnSource {
   virtual SharedBatch<S> columns_of(Index first_example, Index count) const = 0;
   /// How many examples to ask for at once, at least 1.
   virtual Index examples_at_once() const = 0;
+  /// Where all columns have but one entry, a 1: the row of each from that example on (negative: the
+  /// column is 0), if they are so many; else null.
+  virtual const S* one_hot(Index first_example, Index features) const {
+    static_cast<void>(first_example), static_cast<void>(features);
+    return nullptr;
+  }
 
  protected:
   ColumnSource() = default;
@@ -63,6 +69,11 @@ class SharedBatch {
   Index batch() const { return positions_ == 0 ? 0 : columns_ / positions_; }
   /// Whether all columns are in memory, as `visit` wants them.
   bool in_memory() const { return source_ == nullptr; }
+  /// Where each column has but one entry, a 1 (tokens of an embedding): its row, a number for each
+  /// column, negative where the column is 0. Null where the columns are anything else.
+  const S* one_hot() const {
+    return source_ ? source_->one_hot(first_example_, features_) : nullptr;
+  }
 
   /// Which use of the parameters this is, from 0, of so many in a pass of the network.
   Index use() const { return use_; }

@@ -208,7 +208,8 @@ class Network {
       for (const ParameterInfo& info : layer.parameter_info) {
         const std::string name = layer.name + '.' + info.name;
         S* data = layer.parameters.data() + info.offset;
-        if (info.columns == 1 && !info.name.starts_with("weight"))
+        const bool is_matrix = layer.kronecker && info.name.starts_with("weight");
+        if (info.columns == 1 && !is_matrix)
           visitor.visit(name, VectorMap<S>(data, info.rows));
         else
           visitor.visit(name, MatrixMap<S>(data, info.rows, info.columns));

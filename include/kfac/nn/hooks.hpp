@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include <kfac/core/buffer.hpp>
 #include <kfac/nn/shared_batch.hpp>
 
 namespace kfac {
@@ -35,8 +36,7 @@ class Observer {
   Observer& operator=(const Observer&) = delete;
   virtual ~Observer() {
     for (const auto& list : attached_to_)
-      if (const auto observers = list.lock())
-        observers->erase(std::remove(observers->begin(), observers->end(), this), observers->end());
+      if (const auto point = list.lock()) std::erase(point->observers, this);
   }
 
   /// After the layer's forward pass: what its weights were multiplied with.
@@ -63,8 +63,12 @@ class Observer {
 
  private:
   friend class HookPoint<S>;
-  using List = std::vector<Observer*>;
-  std::vector<std::weak_ptr<List>> attached_to_;
+  /// What a layer has while it is observed.
+  struct Observed {
+    std::vector<Observer*> observers;
+    Buffer<S> memory;
+  };
+  std::vector<std::weak_ptr<Observed>> attached_to_;
 };
 
 /// Where observers of one layer are attached. Moves with its model; a copy of a model starts with
@@ -82,13 +86,16 @@ class HookPoint {
 
   /// Observers are called in the order they were attached; attaching one twice is once.
   void attach(Observer<S>& observer) {
-    if (!observers_) observers_ = std::make_shared<typename Observer<S>::List>();
-    if (std::find(observers_->begin(), observers_->end(), &observer) != observers_->end()) return;
-    observers_->push_back(&observer);
-    observer.attached_to_.push_back(observers_);
+    if (!observed_) observed_ = std::make_shared<typename Observer<S>::Observed>();
+    std::vector<Observer<S>*>& observers = observed_->observers;
+    if (std::find(observers.begin(), observers.end(), &observer) != observers.end()) return;
+    observers.push_back(&observer);
+    observer.attached_to_.push_back(observed_);
   }
 
-  bool empty() const { return !observers_ || observers_->empty(); }
+  bool empty() const { return !observed_ || observed_->observers.empty(); }
+  /// Memory for what is announced: one thread at a time has observers. \pre !empty()
+  Buffer<S>& memory() const { return observed_->memory; }
 
   /// While it is not null, no other observer hears anything. \pre it is attached here
   void set_sole_observer(Observer<S>* observer) { sole_ = observer; }
@@ -118,11 +125,11 @@ class HookPoint {
   template <class Body>
   void for_each(Body&& body) const {
     if (sole_) return body(*sole_);
-    for (Observer<S>* observer : *observers_) body(*observer);
+    for (Observer<S>* observer : observed_->observers) body(*observer);
   }
 
   Observer<S>* sole_ = nullptr;
-  std::shared_ptr<typename Observer<S>::List> observers_;
+  std::shared_ptr<typename Observer<S>::Observed> observed_;
 };
 
 }  // namespace kfac

@@ -67,6 +67,45 @@ TEST_CASE("Channels moved last make of a spatial mean one over tokens", "[nn][ex
   REQUIRE(tokens.input_gradient(grad_output) == spatial.input_gradient(grad_output));
 }
 
+TEST_CASE("MeanTokens and SumTokens leave padding out", "[nn][exact]") {
+  Rng rng(5);
+  const Shape shape{3, 2};
+  const Matrix<double> x = normal<double>(6, 3, rng);
+  PositionMask mask(3, 3);
+  mask << true, true, false, true, false, false, true, false, false;
+  const Matrix<double> grad_output = normal<double>(2, 3, rng);
+  for (const bool mean : {true, false}) {
+    Model model({mean ? AnyLayer<double>(MeanTokens<double>{}) : SumTokens<double>{}});
+    const Matrix<double> unmasked = model.forward(x, shape);
+    model.set_mask(&mask);
+    const Matrix<double> y = model.forward(x, shape);
+    const Matrix<double> gradient = model.input_gradient(grad_output);
+    for (Index feature = 0; feature < 2; ++feature) {
+      // of three real tokens, one, and none
+      CHECK(y(feature, 0) == Approx(unmasked(feature, 0)).epsilon(1e-15));
+      CHECK(y(feature, 1) == x(feature, 1));
+      CHECK(y(feature, 2) == 0);
+      for (Index token = 0; token < 3; ++token) {
+        CHECK(gradient(2 * token + feature, 0) == grad_output(feature, 0) * (mean ? 1.0 / 3 : 1));
+        CHECK(gradient(2 * token + feature, 1) == (token == 0 ? grad_output(feature, 1) : 0));
+        CHECK(gradient(2 * token + feature, 2) == 0);
+      }
+    }
+    CHECK(model.workspace_size(shape, 3, {}).scratch == 0);
+    CHECK(model.workspace_size(shape, 3, model.workspace().mode).scratch == 9);
+    model.set_mask(nullptr);
+    CHECK(model.forward(x, shape) == unmasked);
+    // A mask of other positions is for other layers.
+    const PositionMask other = PositionMask::Constant(2, 3, false);
+    model.set_mask(&other);
+    CHECK(model.forward(x, shape) == unmasked);
+    const PositionMask fewer = PositionMask::Constant(3, 2, true);
+    model.set_mask(&fewer);
+    CHECK_THROWS_WITH(model.forward(x, shape),
+                      Catch::Contains("'mask' has 2 examples, expected 3"));
+  }
+}
+
 TEST_CASE("Global poolings pass the layer battery", "[nn][gradient]") {
   Rng rng(4);
   for (const Shape& shape : {Shape{1, 1}, Shape{3, 5}, Shape{2, 3, 4}, Shape{2, 3, 1, 2}}) {

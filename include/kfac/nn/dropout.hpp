@@ -35,11 +35,13 @@ class Dropout : public ParameterFree<S>, public LocallyLinear<Dropout<S>, S> {
   Shape output_shape(const Shape& shape) const { return shape; }
   static constexpr MemoryUse memory_use() { return {InPlace::Replaces, false}; }
 
-  Index scratch_size(const Shape& shape, Index examples) const { return shape.size() * examples; }
+  Index scratch_size(const Shape& shape, Index examples) const {
+    return p_ > 0 ? shape.size() * examples : 0;
+  }
 
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,
                const Mode& mode) const {
-    scratch.active = mode.training;
+    scratch.active = mode.training && p_ > 0;
     if (scratch.active) {
       Rng& rng = generator(scratch);
       // Looked up, not branched to: random bits are mispredicted, at four times the time.

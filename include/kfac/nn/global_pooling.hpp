@@ -1,7 +1,9 @@
 #pragma once
 
+#include <algorithm>
 #include <string>
 
+#include <kfac/core/buffer.hpp>
 #include <kfac/nn/linear_map.hpp>
 
 namespace kfac {
@@ -42,11 +44,17 @@ class SpatialPool : public LinearMap<SpatialPool<S, How>, S> {
   }
 };
 
-/// `{..., features}` to `{features}`.
+/// `{..., features}` to `{features}`, of the real tokens where the pass has a mask of them.
 template <RealScalar S, Pooled How>
-class TokenPool : public LinearMap<TokenPool<S, How>, S> {
+class TokenPool : public ParameterFree<S>, public LocallyLinear<TokenPool<S, How>, S> {
  public:
+  struct Scratch {
+    Buffer<S> weights;  ///< of the tokens of each example, where there is a mask
+    bool masked = false;
+  };
   static const char* kind() { return How == Pooled::Mean ? "MeanTokens" : "SumTokens"; }
+
+  static constexpr MemoryUse memory_use() { return {InPlace::Never, false}; }
 
   Shape output_shape(const Shape& shape) const {
     if (shape.rank() < 2)
@@ -54,22 +62,75 @@ class TokenPool : public LinearMap<TokenPool<S, How>, S> {
                         shape.to_string() + ", expected tokens x features");
     return {shape.back()};
   }
-
-  void apply(const ConstBatchView<S>& x, BatchView<S> y) const {
-    const Index tokens = x.values.rows() / y.values.rows();
-    for (Index example = 0; example < x.examples(); ++example)
-      y.values.col(example) =
-          pooled_weight<S>(How, tokens) *
-          ConstMatrixMap<S>(x.values.col(example).data(), y.values.rows(), tokens).rowwise().sum();
+  WorkspaceSize scratch_size(const Shape& shape, Index examples, const Mode& mode) const {
+    const Index tokens = shape.size() / shape.back();
+    return {.activations = 0,
+            .gradients = 0,
+            .scratch = fits(mode, tokens) ? tokens * examples : Index{0}};
   }
-  void apply_adjoint(const ConstBatchView<S>& gradient, BatchView<S> into) const {
-    const Index features = gradient.values.rows();
-    const Index tokens = into.values.rows() / features;
+
+  /// \throws ShapeError if a mask of the input's tokens has not as many examples
+  void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,
+               const Mode& mode) const {
+    const Index tokens = x.values.rows() / y.values.rows();
+    scratch.masked = fits(mode, tokens);
+    if (scratch.masked) weigh(*mode.mask, mode.joined, scratch.weights.map(tokens, x.examples()));
+    apply(x, y, scratch);
+  }
+  void backward(const ConstBatchView<S>&, const ConstBatchView<S>&,
+                const ConstBatchView<S>& grad_output, BatchView<S>* grad_input, VectorMap<S>*,
+                Scratch& scratch, const Mode&) const {
+    if (!grad_input) return;
+    const Index features = grad_output.values.rows();
+    const Index tokens = grad_input->values.rows() / features;
     const S weight = pooled_weight<S>(How, tokens);
-    for (Index example = 0; example < gradient.examples(); ++example) {
-      MatrixMap<S> to(into.values.col(example).data(), features, tokens);
+    for (Index example = 0; example < grad_output.examples(); ++example) {
+      MatrixMap<S> to(grad_input->values.col(example).data(), features, tokens);
       for (Index token = 0; token < tokens; ++token)
-        to.col(token) = weight * gradient.values.col(example);
+        to.col(token) = (scratch.masked ? weight_of(scratch, token + tokens * example) : weight) *
+                        grad_output.values.col(example);
+    }
+  }
+  void tangent(const ConstBatchView<S>&, const ConstBatchView<S>&,
+               const ConstBatchView<S>* x_tangent, const ConstVectorMap<S>*, BatchView<S> y_tangent,
+               Scratch& scratch) const {
+    if (x_tangent)
+      apply(*x_tangent, y_tangent, scratch);
+    else
+      y_tangent.values.setZero();
+  }
+
+ private:
+  /// A mask of other positions than the input's tokens is for other layers.
+  static bool fits(const Mode& mode, Index tokens) {
+    return mode.mask && mode.mask->rows() == tokens * mode.joined;
+  }
+  static S weight_of(const Scratch& scratch, Index token) { return scratch.weights.data()[token]; }
+
+  /// Weights of real tokens as their number in each example has it; those of others are 0.
+  static void weigh(const PositionMask& mask, Index joined, MatrixMap<S> weights) {
+    check_size((std::string("kfac::") + kind()).c_str(), "mask", mask.cols() * joined,
+               weights.cols(), "examples");
+    using Reals = Eigen::Map<const PositionMask>;
+    const Reals real(mask.data(), weights.rows(), weights.cols());
+    for (Index example = 0; example < weights.cols(); ++example) {
+      const Index count = std::max<Index>(real.col(example).count(), 1);
+      weights.col(example) =
+          pooled_weight<S>(How, count) * real.col(example).template cast<S>().matrix();
+    }
+  }
+  static void apply(const ConstBatchView<S>& x, BatchView<S> y, const Scratch& scratch) {
+    const Index features = y.values.rows();
+    const Index tokens = x.values.rows() / features;
+    for (Index example = 0; example < x.examples(); ++example) {
+      const ConstMatrixMap<S> from(x.values.col(example).data(), features, tokens);
+      if (scratch.masked) {
+        y.values.col(example).setZero();
+        for (Index token = 0; token < tokens; ++token)
+          y.values.col(example) += weight_of(scratch, token + tokens * example) * from.col(token);
+      } else {
+        y.values.col(example) = pooled_weight<S>(How, tokens) * from.rowwise().sum();
+      }
     }
   }
 };
@@ -87,7 +148,8 @@ using SpatialSum = detail::SpatialPool<S, detail::Pooled::Sum>;
 template <RealScalar S>
 using GlobalAvgPool2d = SpatialMean<S>;
 
-/// The mean of the tokens: `{tokens, features}` (or several slower axes) to `{features}`.
+/// The mean of the tokens: `{tokens, features}` (or several slower axes) to `{features}`. Where the
+/// network has a mask of them (`Network::set_mask`), that of the real ones; 0 if there is none.
 template <RealScalar S>
 using MeanTokens = detail::TokenPool<S, detail::Pooled::Mean>;
 /// The sum instead.

@@ -68,6 +68,7 @@ ConvOptions<Axes> random_convolution(Index in_channels, Index out_channels, Sett
     options.kernel_size[axis] = 1 + s.rng.below(Axes == 3 ? 2 : 3);
     options.stride[axis] = 1 + s.rng.below(3);
     options.padding[axis] = s.rng.below(3);
+    if (s.rng.below(2) == 0) options.padding_end[axis] = s.rng.below(3);
     options.dilation[axis] = 1 + s.rng.below(2);
   }
   options.groups = in_channels % 2 == 0 && out_channels % 2 == 0 ? 1 + s.rng.below(2) : 1;

@@ -1,12 +1,43 @@
 #include <Eigen/LU>
 
 #include <kfac/nn/conv.hpp>
+#include <kfac/nn/conv_transpose.hpp>
 #include <kfac/nn/flatten.hpp>
+#include <kfac/nn/global_pooling.hpp>
 
 #include "support/catch.hpp"
-#include "support/networks.hpp"
+#include "support/dense_blocks.hpp"
 
 namespace kfac::test::grouped_convolution_test {
+
+namespace {
+
+/// Layers in groups from 6 channels with a kernel of 2 x 2: depthwise with 1, 2 and 3 outputs a
+/// channel, and of 2 and 3 groups.
+struct Grouping {
+  Index groups, out_channels;
+};
+constexpr std::array<Grouping, 5> kGroupings{{{6, 6}, {6, 12}, {6, 18}, {2, 4}, {3, 6}}};
+
+AnyLayer<double> convolution(const Grouping& grouping, bool bias, Rng& rng) {
+  return Conv2d<double>({.in_channels = 6,
+                         .out_channels = grouping.out_channels,
+                         .kernel_size = {2, 2},
+                         .groups = grouping.groups,
+                         .bias = bias},
+                        rng);
+}
+AnyLayer<double> transposed(const Grouping& grouping, bool bias, Rng& rng) {
+  return ConvTranspose2d<double>({.in_channels = 6,
+                                  .out_channels = grouping.out_channels,
+                                  .kernel_size = {2, 2},
+                                  .stride = {2, 1},
+                                  .groups = grouping.groups,
+                                  .bias = bias},
+                                 rng);
+}
+
+}  // namespace
 
 TEST_CASE("Preconditioner: each group of a convolution has a block of its own") {
   Rng rng(10);
@@ -54,6 +85,34 @@ TEST_CASE("Preconditioner: each group of a convolution has a block of its own") 
         damped.partialPivLu().solve(Vector<double>(raw.segment(27 * group, 27)));
     CHECK(relative_error(model.gradient().segment(27 * group, 27), expected) < 1e-10);
   }
+}
+
+TEST_CASE("The block of each group is exact for one example where the kernel covers the image") {
+  Rng rng(1);
+  for (const Grouping& grouping : kGroupings)
+    for (const AnyLoss& loss : all_losses({})) {
+      AnyModel model({convolution(grouping, true, rng), Tanh<double>{}, Flatten<double>{},
+                      Linear<double>(grouping.out_channels, 3, rng)});
+      const Task task(model, loss, {6, 2, 2}, 1, rng);
+      const Blocks exact = ggn_blocks(model, task);
+      REQUIRE(exact.size() == static_cast<std::size_t>(grouping.groups) + 1);
+      CHECK(largest_error(estimated_blocks(model, task, {}), exact) < 1e-10);
+    }
+}
+
+TEST_CASE("The block of each group in front of a global pool is the GGN with reduce") {
+  Rng rng(2);
+  for (const Grouping& grouping : kGroupings)
+    for (const bool bias : {true, false})
+      for (const AnyLayer<double>& layer :
+           {convolution(grouping, bias, rng), transposed(grouping, bias, rng)}) {
+        AnyModel model({layer, SpatialMean<double>{}});
+        const Task task(model, MeanSquaredError<double>(), {6, 3, 4}, 3, rng);
+        const Blocks exact = ggn_blocks(model, task);
+        REQUIRE(exact.size() == static_cast<std::size_t>(grouping.groups));
+        CHECK(largest_error(estimated_blocks(model, task, {.sharing = WeightSharing::Reduce}),
+                            exact) < 1e-10);
+      }
 }
 
 }  // namespace kfac::test::grouped_convolution_test

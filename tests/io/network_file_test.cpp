@@ -20,11 +20,11 @@ json all_types() {
   return json::parse(R"([
     {"type": "unflatten", "shape": [2, 6, 8]},
     {"type": "conv2d", "in_channels": 2, "out_channels": 4, "kernel_size": [2, 3],
-     "stride": [2, 1], "padding": [1, 2], "dilation": 2, "groups": 2, "bias": false,
+     "stride": [2, 1], "padding": [1, 2], "padding_end": [2, 0], "dilation": 2, "groups": 2, "bias": false,
      "workspace": 7},
     {"type": "relu"}, {"type": "tanh"}, {"type": "sigmoid"}, {"type": "gelu"},
     {"type": "softplus"}, {"type": "sine"}, {"type": "identity"},
-    {"type": "maxpool2d", "kernel_size": 2, "stride": [1, 2], "padding": [1, 0]},
+    {"type": "maxpool2d", "kernel_size": 2, "stride": [1, 2], "padding": [1, 0], "padding_end": 1},
     {"type": "avgpool2d", "kernel_size": 2, "stride": 1, "padding": 0},
     {"type": "dropout", "p": 0.25},
     {"type": "residual", "layers": [{"type": "conv2d", "in_channels": 4, "out_channels": 4,

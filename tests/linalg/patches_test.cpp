@@ -28,6 +28,7 @@ PatchGeometry<Axes> random_geometry(Rng& rng) {
       geometry.kernel[axis] = 1 + rng.below(Axes == 3 ? 3 : 4);
       geometry.stride[axis] = 1 + rng.below(3);
       geometry.padding[axis] = rng.below(4);
+      if (rng.below(2) == 0) geometry.extra_padding[axis] = rng.below(7) - 3;
       geometry.dilation[axis] = 1 + rng.below(3);
     }
     if (geometry.positions() > 0) return geometry;
@@ -87,7 +88,7 @@ void check_places(Rng& rng) {
   for (std::size_t axis = 0; axis < Axes; ++axis) {
     Index places = 0;
     while (pixel(geometry, axis, places, geometry.kernel[axis] - 1) <
-           geometry.image[axis] + geometry.padding[axis])
+           geometry.image[axis] + geometry.padding[axis] + geometry.extra_padding[axis])
       ++places;
     REQUIRE(geometry.places(axis) == places);
     positions *= places;
@@ -122,6 +123,24 @@ void check_unfold(Rng& rng) {
   auto patches = normal<S>(examples * geometry.positions(), geometry.features(), rng);
   kfac::unfold_patches<S>(geometry, images, patches);
   REQUIRE(patches == naive_patches(geometry, images));
+}
+
+template <std::size_t Axes, class S>
+void check_spread(Rng& rng) {
+  const auto geometry = random_geometry<Axes>(rng);
+  const Index examples = 1 + rng.below(3), pixels = geometry.plane_size();
+  const auto places = normal<S>(geometry.channels * geometry.positions(), examples, rng);
+  Matrix<S> expected = Matrix<S>::Zero(examples * pixels, geometry.features());
+  for (Index example = 0; example < examples; ++example)
+    for (Index channel = 0; channel < geometry.channels; ++channel)
+      for_each_entry(geometry, [&](Index tap, Index place, Index pixel) {
+        expected(example * pixels + pixel, channel * geometry.taps() + tap) =
+            places(channel * geometry.positions() + place, example);
+      });
+  // What was there before must not show through.
+  auto patches = normal<S>(expected.rows(), expected.cols(), rng);
+  kfac::spread_places<S>(geometry, places, patches);
+  REQUIRE(patches == expected);
 }
 
 template <std::size_t Axes>
@@ -171,6 +190,17 @@ TEMPLATE_TEST_CASE("unfold_patches equals a loop over the definition", "[linalg]
     check_unfold<1, S>(rng);
     check_unfold<2, S>(rng);
     check_unfold<3, S>(rng);
+  }
+}
+
+TEMPLATE_TEST_CASE("spread_places equals a loop over the definition", "[linalg][exact]", float,
+                   double) {
+  using S = TestType;
+  Rng rng(7);
+  for (int trial = 0; trial < 100; ++trial) {
+    check_spread<1, S>(rng);
+    check_spread<2, S>(rng);
+    check_spread<3, S>(rng);
   }
 }
 

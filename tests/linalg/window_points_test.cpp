@@ -23,6 +23,7 @@ PatchGeometry<Axes> random_geometry(Rng& rng) {
       geometry.kernel[axis] = 1 + rng.below(Axes == 3 ? 3 : 4);
       geometry.stride[axis] = 1 + rng.below(3);
       geometry.padding[axis] = rng.below(4);
+      if (rng.below(2) == 0) geometry.extra_padding[axis] = rng.below(7) - 3;
       geometry.dilation[axis] = 1 + rng.below(3);
     }
     if (geometry.positions() > 0) return geometry;

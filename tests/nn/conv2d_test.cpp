@@ -33,6 +33,7 @@ Problem random_problem(Rng& rng) {
     options.kernel_size[axis] = between(1, 3, rng);
     options.stride[axis] = between(1, 3, rng);
     options.padding[axis] = between(0, 2, rng);
+    if (rng.below(2) == 0) options.padding_end[axis] = between(0, 2, rng);
     options.dilation[axis] = between(1, 2, rng);
     problem.shape.push_back(between(5, 7, rng));
   }

@@ -24,6 +24,21 @@ struct Problem {
 };
 
 template <std::size_t Axes>
+PatchGeometry<Axes> geometry_of(const Problem<Axes>& problem) {
+  const ConvOptions<Axes>& options = problem.options;
+  PatchGeometry<Axes> geometry{.channels = options.in_channels,
+                               .image = detail::image_of<Axes>(problem.shape),
+                               .kernel = options.kernel_size,
+                               .stride = options.stride,
+                               .padding = options.padding,
+                               .dilation = options.dilation};
+  for (std::size_t axis = 0; axis < Axes; ++axis)
+    if (options.padding_end[axis] >= 0)
+      geometry.extra_padding[axis] = options.padding_end[axis] - options.padding[axis];
+  return geometry;
+}
+
+template <std::size_t Axes>
 Problem<Axes> random_problem(Rng& rng) {
   for (;;) {
     Problem<Axes> problem;
@@ -33,27 +48,17 @@ Problem<Axes> random_problem(Rng& rng) {
     options.out_channels = options.groups * between(1, rng.below(2) == 0 ? 9 : 60, rng);
     options.bias = rng.below(2) == 0;
     problem.shape = {options.in_channels};
-    bool fits = true;
     for (std::size_t axis = 0; axis < Axes; ++axis) {
       options.kernel_size[axis] = between(1, 4, rng);
       options.stride[axis] = between(1, rng.below(3) == 0 ? 5 : 2, rng);
       options.padding[axis] = rng.below(2) == 0 ? between(0, 3, rng) : 0;
+      options.padding_end[axis] = rng.below(2) == 0 ? between(0, 3, rng) : -1;
       options.dilation[axis] = rng.below(3) == 0 ? between(2, 4, rng) : 1;
       const Index size = between(1, Axes == 1 ? 150 : Axes == 2 ? 15 : 6, rng);
       problem.shape.push_back(size);
-      fits = fits && size + 2 * options.padding[axis] >
-                         options.dilation[axis] * (options.kernel_size[axis] - 1);
     }
-    if (fits) return problem;
+    if (geometry_of(problem).positions() > 0) return problem;
   }
-}
-
-template <std::size_t Axes>
-PatchGeometry<Axes> geometry_of(const Problem<Axes>& problem) {
-  const ConvOptions<Axes>& options = problem.options;
-  return {options.in_channels, detail::image_of<Axes>(problem.shape),
-          options.kernel_size, options.stride,
-          options.padding,     options.dilation};
 }
 
 /// A layer, a batch, and what it makes of it.

@@ -36,6 +36,7 @@ Problem<Axes> random_problem(Rng& rng) {
     options.kernel_size[axis] = between(1, 3, rng);
     options.stride[axis] = between(1, 2, rng);
     options.padding[axis] = between(0, 1, rng);
+    if (rng.below(2) == 0) options.padding_end[axis] = between(0, 2, rng);
     options.dilation[axis] = between(1, 2, rng);
     problem.shape.push_back(between(5, Axes == 3 ? 5 : 7, rng));
   }
@@ -100,6 +101,7 @@ TEST_CASE("Conv1d is Conv2d on images of one row", "[nn][exact]") {
                           .kernel_size = {1, options.kernel_size[0]},
                           .stride = {1, options.stride[0]},
                           .padding = {0, options.padding[0]},
+                          .padding_end = {-1, options.padding_end[0]},
                           .dilation = {1, options.dilation[0]},
                           .groups = options.groups,
                           .bias = options.bias},
@@ -126,6 +128,7 @@ TEST_CASE("Conv3d is Conv2d on volumes of one slice", "[nn][exact]") {
                            .kernel_size = with(1, options.kernel_size),
                            .stride = with(1, options.stride),
                            .padding = with(0, options.padding),
+                           .padding_end = with(-1, options.padding_end),
                            .dilation = with(1, options.dilation),
                            .groups = options.groups,
                            .bias = options.bias},
@@ -218,6 +221,8 @@ TEST_CASE("Convolutions say what is wrong with their input and options", "[nn][e
                       "kfac::Conv1dOptions: 'stride' is 0, expected >= 1");
   REQUIRE_THROWS_WITH(Conv3d<double>({.padding = {0, 0, -1}}, rng),
                       "kfac::Conv3dOptions: 'padding' is -1, expected >= 0");
+  REQUIRE_THROWS_WITH(Conv3d<double>({.padding_end = {0, -2, 0}}, rng),
+                      "kfac::Conv3dOptions: 'padding_end' is -2, expected >= 0, or -1");
   REQUIRE_THROWS_WITH(Conv2d<double>({.workspace = -1}, rng),
                       "kfac::Conv2dOptions: 'workspace' is -1, expected >= 0");
 }

@@ -28,6 +28,7 @@ Problem random_problem(Rng& rng) {
     problem.options.kernel_size[axis] = kernel;
     problem.options.stride[axis] = between(0, 3, rng);
     problem.options.padding[axis] = between(0, kernel / 2, rng);
+    if (rng.below(2) == 0) problem.options.padding_end[axis] = between(0, kernel / 2, rng);
     problem.shape.push_back(between(3, 6, rng));
   }
   return problem;
@@ -132,17 +133,20 @@ TEST_CASE("Poolings of one and three axes are those of two where an axis has one
     };
     const Pool3dOptions box{.kernel_size = with(1, options.kernel_size),
                             .stride = with(0, options.stride),
-                            .padding = with(0, options.padding)};
+                            .padding = with(0, options.padding),
+                            .padding_end = with(-1, options.padding_end)};
     const Shape slice{shape[0], 1, shape[1], shape[2]};
     equal(MaxPool2d<double>(options), shape, MaxPool3d<double>(box), slice);
     equal(AvgPool2d<double>(options), shape, AvgPool3d<double>(box), slice);
 
     const Pool1dOptions line{.kernel_size = {options.kernel_size[1]},
                              .stride = {options.stride[1]},
-                             .padding = {options.padding[1]}};
+                             .padding = {options.padding[1]},
+                             .padding_end = {options.padding_end[1]}};
     const Pool2dOptions row{.kernel_size = {1, options.kernel_size[1]},
                             .stride = {1, options.stride[1]},
-                            .padding = {0, options.padding[1]}};
+                            .padding = {0, options.padding[1]},
+                            .padding_end = {-1, options.padding_end[1]}};
     const Shape sequence{shape[0] * shape[1], shape[2]};
     equal(MaxPool1d<double>(line), sequence, MaxPool2d<double>(row), shape);
     equal(AvgPool1d<double>(line), sequence, AvgPool2d<double>(row), shape);
@@ -204,6 +208,9 @@ TEST_CASE("Poolings say what is wrong with their options and input", "[nn][error
                       "kfac::AvgPool2d: 'stride' is -1, expected >= 0");
   REQUIRE_THROWS_WITH(MaxPool2d<double>({.kernel_size = {3, 3}, .padding = {2, 0}}),
                       "kfac::MaxPool2d: 'padding' is 2, expected 0 to half of kernel_size");
+  REQUIRE_THROWS_WITH(
+      AvgPool2d<double>({.padding_end = {0, 2}}),
+      "kfac::AvgPool2d: 'padding_end' is 2, expected 0 to half of kernel_size, or -1");
   REQUIRE_THROWS_WITH(MaxPool2d<double>{}.output_shape({4, 4}),
                       "kfac::MaxPool2d: 'input' has shape 4x4, expected channels x height x width");
   REQUIRE_THROWS_WITH(

@@ -4,10 +4,14 @@
 
 #include <kfac/curvature/running_covariance.hpp>
 #include <kfac/loss/softmax_cross_entropy.hpp>
+#include <kfac/nn/activations.hpp>
 #include <kfac/nn/channels_last.hpp>
 #include <kfac/nn/conv.hpp>
+#include <kfac/nn/conv_transpose.hpp>
 #include <kfac/nn/global_pooling.hpp>
+#include <kfac/nn/parallel.hpp>
 #include <kfac/nn/pooling.hpp>
+#include <kfac/nn/sequential.hpp>
 
 #include "support/catch.hpp"
 #include "support/random.hpp"
@@ -79,6 +83,23 @@ TEST_CASE("noalloc: warm passes of convolutions in any workspace", "[noalloc]") 
           {.in_channels = 2, .out_channels = 4, .padding = {1, 1}, .workspace = workspace}, rng),
       {2, 6, 6});
   check_passes(Conv3d<float>({.out_channels = 4, .workspace = workspace}, rng), {1, 4, 4, 4});
+}
+
+TEST_CASE("noalloc: warm passes of transposed convolutions and of branches", "[noalloc]") {
+  Rng rng(4);
+  const Index workspace = GENERATE(Index{0}, Index{20000});
+  check_passes(ConvTranspose2d<float>({.in_channels = 2,
+                                       .out_channels = 4,
+                                       .stride = {2, 2},
+                                       .groups = 2,
+                                       .workspace = workspace},
+                                      rng),
+               {2, 4, 3});
+  const Conv2d<float> conv({.in_channels = 2, .out_channels = 3, .padding = {1, 1}}, rng);
+  const Sequential deep(conv, Tanh<float>{});
+  check_passes(Concatenate(deep, conv, Identity<float>{}), {2, 4, 5});
+  check_passes(Add(conv, deep), {2, 4, 5});
+  check_passes(DynamicAdd<float>({deep, conv}), {2, 4, 5});
 }
 
 TEST_CASE("noalloc: warm passes of poolings", "[noalloc]") {

@@ -1,11 +1,10 @@
 #pragma once
 
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include <kfac/nn/network.hpp>
+#include <kfac/nn/describe.hpp>
 
 namespace kfac {
 
@@ -39,7 +38,7 @@ struct NetworkCost {
 };
 
 /// The cost of each layer with parameters, for examples of a shape, as dense layers and as their
-/// weights that are not zero. Takes one forward pass through the model's own workspace.
+/// weights that are not zero. Takes one forward pass.
 ///
 ///     const kfac::NetworkCost cost = kfac::network_cost(model, {1, 28, 28});
 ///     std::cout << cost.parameters() << ' ' << cost.multiply_adds() << '\n';
@@ -48,40 +47,23 @@ struct NetworkCost {
 template <class Model>
 NetworkCost network_cost(Model& model, const Shape& shape) {
   using S = typename Model::Scalar;
-  struct Positions : Observer<S> {
-    void on_input(const std::string&, const SharedBatch<S>& input) override {
-      count = input.positions();
-    }
-    Index count = 0;
-  };
-  std::vector<LayerView<S>> layers = model.layers();
-  std::vector<std::unique_ptr<Positions>> positions;
-  for (LayerView<S>& layer : layers) {
-    positions.push_back(std::make_unique<Positions>());
-    if (layer.hooks && layer.kronecker) layer.hooks->attach(*positions.back());
-  }
-  {
-    const Evaluation evaluation(model);
-    model.workspace().mode.tracking = true;
-    model.forward(Matrix<S>::Zero(shape.size(), 1), shape);
-  }
+  const NetworkDescription network = describe(model, shape);
   NetworkCost cost;
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    const LayerView<S>& layer = layers[i];
+  for (const LayerView<S>& layer : model.layers()) {
     if (!layer.hooks) continue;
     LayerCost one{.layer = layer.name, .kind = layer.kind, .parameters = layer.parameters.size()};
     one.nonzeros = (layer.parameters.array() != S(0)).count();
     if (layer.kronecker) {
       const KroneckerStructure& map = *layer.kronecker;
-      const auto times = static_cast<double>(positions[i]->count);
       Index weights = 0;
       for (Index group = 0; group < map.groups; ++group)
         weights +=
             (layer.parameters.segment(group * map.outputs * map.columns(), map.outputs * map.inputs)
                  .array() != S(0))
                 .count();
-      one.multiply_adds = times * static_cast<double>(map.groups * map.outputs * map.inputs);
-      one.nonzero_multiply_adds = times * static_cast<double>(weights);
+      one.multiply_adds = network.find(layer.name)->multiply_adds;
+      one.nonzero_multiply_adds = one.multiply_adds * static_cast<double>(weights) /
+                                  static_cast<double>(map.groups * map.outputs * map.inputs);
     }
     cost.layers.push_back(std::move(one));
   }

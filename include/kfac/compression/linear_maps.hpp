@@ -52,6 +52,7 @@ std::optional<UnitMap<S>> unit_map(const AnyLayer<S>& layer) {
       map.inputs = held.options().in_channels;
       map.taps = structure.inputs * structure.groups / map.inputs;
       for (const Index zeros : held.options().padding) map.padded |= zeros > 0;
+      for (const Index zeros : held.options().padding_end) map.padded |= zeros > 0;
       map.pointwise = map.taps == 1 && !map.padded;
       for (const Index pixels : held.options().stride) map.pointwise &= pixels == 1;
     }
@@ -81,6 +82,7 @@ AnyLayer<S> layer_of(const UnitMap<S>& map, const AnyLayer<S>& like) {
         options.kernel_size.fill(1);
         options.stride.fill(1);
         options.padding.fill(0);
+        options.padding_end.fill(-1);
         options.dilation.fill(1);
       }
       options.in_channels = map.inputs;

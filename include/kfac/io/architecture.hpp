@@ -116,6 +116,7 @@ Conv<S, Axes> make_convolution(const LayerDescription& layer, Rng& rng) {
                         .kernel_size = layer.per_axis("kernel_size", defaults.kernel_size),
                         .stride = layer.per_axis("stride", defaults.stride),
                         .padding = layer.per_axis("padding", defaults.padding),
+                        .padding_end = layer.per_axis("padding_end", defaults.padding_end),
                         .dilation = layer.per_axis("dilation", defaults.dilation),
                         .groups = layer.integer("groups", defaults.groups),
                         .bias = layer.boolean("bias", defaults.bias),
@@ -128,7 +129,8 @@ PoolOptions<Axes> pooling(const LayerDescription& layer) {
   const PoolOptions<Axes> defaults;
   return {.kernel_size = layer.per_axis("kernel_size", defaults.kernel_size),
           .stride = layer.per_axis("stride", defaults.stride),
-          .padding = layer.per_axis("padding", defaults.padding)};
+          .padding = layer.per_axis("padding", defaults.padding),
+          .padding_end = layer.per_axis("padding_end", defaults.padding_end)};
 }
 
 template <RealScalar S>
@@ -183,6 +185,17 @@ nlohmann::json per_axis(const std::array<Index, Axes>& entries) {
   return entries[0];
 }
 
+/// What windows of convolutions and poolings have in common. `padding_end` only where it says more
+/// than `padding`.
+template <class Options>
+void describe_window(const Options& options, nlohmann::json& into) {
+  into["kernel_size"] = per_axis(options.kernel_size);
+  into["stride"] = per_axis(options.stride);
+  into["padding"] = per_axis(options.padding);
+  if (options.padding_end != Options{}.padding_end)
+    into["padding_end"] = per_axis(options.padding_end);
+}
+
 template <RealScalar S>
 nlohmann::json describe_layers(const DynamicSequential<S>& layers, const std::string& prefix);
 
@@ -196,17 +209,13 @@ bool describe_as(const AnyLayer<S>& layer, const std::string& type, nlohmann::js
     const auto& options = held->options();
     into["in_channels"] = options.in_channels;
     into["out_channels"] = options.out_channels;
-    into["kernel_size"] = per_axis(options.kernel_size);
-    into["stride"] = per_axis(options.stride);
-    into["padding"] = per_axis(options.padding);
+    describe_window(options, into);
     into["dilation"] = per_axis(options.dilation);
     into["groups"] = options.groups;
     into["bias"] = options.bias;
     into["workspace"] = options.workspace;
   } else if constexpr (requires { held->options(); }) {
-    into["kernel_size"] = per_axis(held->options().kernel_size);
-    into["stride"] = per_axis(held->options().stride);
-    into["padding"] = per_axis(held->options().padding);
+    describe_window(held->options(), into);
   } else if constexpr (requires { held->has_bias(); }) {
     into["in"] = held->inputs();
     into["out"] = held->outputs();
@@ -277,11 +286,11 @@ nlohmann::json describe_layers(const DynamicSequential<S>& layers, const std::st
 ///      {"type": "linear", "in": 1352, "out": 10, "bias": true}]
 ///
 /// Types: linear; conv1d, conv2d and conv3d; maxpool1d, maxpool2d, avgpool1d and avgpool2d
-/// (kernel_size, stride, padding); spatial_mean and spatial_sum (over all positions of each
-/// channel); mean_tokens and sum_tokens; channels_last; flatten, unflatten; dropout (p); residual;
-/// relu, tanh, sigmoid, gelu, softplus, sine, identity. What is left out has the layer's default;
-/// what has an entry for each axis may be one integer for all.
-/// \throws FileError naming a layer that is of unknown type or lacks a field; OptionError for a
+/// (kernel_size, stride, padding, padding_end); spatial_mean and spatial_sum (over all positions of
+/// each channel); mean_tokens and sum_tokens; channels_last; flatten, unflatten; dropout (p);
+/// residual; relu, tanh, sigmoid, gelu, softplus, sine, identity. What is left out has the layer's
+/// default; what has an entry for each axis may be one integer for all. \throws FileError naming a
+/// layer that is of unknown type or lacks a field; OptionError for a
 ///         field out of range
 template <RealScalar S>
 DynamicSequential<S> make_network(const nlohmann::json& layers, Rng& rng) {

@@ -23,7 +23,9 @@ constexpr std::array<Index, Axes> on_all_axes(Index value) {
 /// A window that slides over images of 1, 2 or 3 axes, slowest first: {length}, {height, width} or
 /// {depth, height, width}, as convolutions and poolings do. At window place o, the window's entry k
 /// lies on pixel `o * stride - padding + k * dilation` of its axis; pixels outside the image are
-/// padding.
+/// padding. There are `padding` of them at the beginning of an axis and `padding + extra_padding`
+/// at its end; as many fewer where that is negative, and less than nothing leaves pixels at the end
+/// out.
 template <std::size_t Axes>
 struct PatchGeometry {
   static_assert(1 <= Axes && Axes <= 3, "images have 1, 2 or 3 axes");
@@ -33,11 +35,13 @@ struct PatchGeometry {
   std::array<Index, Axes> kernel = detail::on_all_axes<Axes>(1);
   std::array<Index, Axes> stride = detail::on_all_axes<Axes>(1);
   std::array<Index, Axes> padding = detail::on_all_axes<Axes>(0);
+  std::array<Index, Axes> extra_padding = detail::on_all_axes<Axes>(0);
   std::array<Index, Axes> dilation = detail::on_all_axes<Axes>(1);
 
   /// The number of places of the window along an axis; 0 if it is larger than the padded image.
   Index places(std::size_t axis) const {
-    const Index room = image[axis] + 2 * padding[axis] - dilation[axis] * (kernel[axis] - 1) - 1;
+    const Index room = image[axis] + 2 * padding[axis] + extra_padding[axis] -
+                       dilation[axis] * (kernel[axis] - 1) - 1;
     return room < 0 ? 0 : room / stride[axis] + 1;
   }
   /// The number of places of the window: the pixels of an output channel.
@@ -52,6 +56,13 @@ struct PatchGeometry {
   Index features() const { return channels * taps(); }
   /// The number of pixels of a channel.
   Index plane_size() const { return product(image); }
+  /// Whether there are pixels outside the image.
+  bool is_padded() const {
+    bool padded = false;
+    for (std::size_t axis = 0; axis < Axes; ++axis)
+      padded |= padding[axis] > 0 || padding[axis] + extra_padding[axis] > 0;
+    return padded;
+  }
 
   bool operator==(const PatchGeometry&) const = default;
 
@@ -62,6 +73,13 @@ struct PatchGeometry {
     return result;
   }
 };
+
+namespace linalg::detail {
+
+/// A convolution goes from pixels to places, its adjoint back.
+enum class WindowDirection { ToPlaces, ToPixels };
+
+}  // namespace linalg::detail
 
 namespace detail {
 
@@ -161,7 +179,7 @@ void unfold_patches(const PatchGeometry<Axes>& geometry, const ConstMatrixRef<S>
   const Index examples = images.cols();
   const Index positions = geometry.positions();
   const Index stride = geometry.stride.back();
-  const bool padded = geometry.padding != std::array<Index, Axes>{};
+  const bool padded = geometry.is_padded();
   const auto unfold_channel = [&](Index channel) {
     const Index first_feature = channel * geometry.taps();
     for (Index example = 0; example < examples; ++example) {
@@ -184,6 +202,35 @@ void unfold_patches(const PatchGeometry<Axes>& geometry, const ConstMatrixRef<S>
   const Index channels = detail::kPieceSize / (examples * positions * geometry.taps()) + 1;
   detail::for_each_piece(geometry.channels, channels, [&](Index first, Index count) {
     for (Index i = 0; i < count; ++i) unfold_channel(first + i);
+  });
+}
+
+/// Writes what each pixel of an image is made of where windows add up, as the adjoint of a
+/// convolution does: `patches`, `(examples * plane_size) x features`, has one row per pixel and
+/// columns as in `unfold_patches`. In that of an entry of the window is the number of the place at
+/// which this entry lies on the pixel, or zero if there is none. `places` is `(channels *
+/// positions) x examples`.
+template <RealScalar S, std::size_t Axes>
+void spread_places(const PatchGeometry<Axes>& geometry, const ConstMatrixRef<S>& places,
+                   MatrixRef<S> patches) {
+  const Index examples = places.cols();
+  const Index pixels = geometry.plane_size();
+  const Index stride = geometry.stride.back();
+  const auto spread_channel = [&](Index channel) {
+    const Index first_feature = channel * geometry.taps();
+    for (Index example = 0; example < examples; ++example) {
+      const S* plane = places.col(example).data() + channel * geometry.positions();
+      patches.block(example * pixels, first_feature, pixels, geometry.taps()).setZero();
+      for_each_window_row(geometry, [&](Index tap, Index place, Index pixel, Index count) {
+        S* to = &patches(example * pixels + pixel, first_feature + tap);
+        const S* from = plane + place;
+        for (Index i = 0; i < count; ++i) to[i * stride] = from[i];
+      });
+    }
+  };
+  const Index channels = detail::kPieceSize / (examples * pixels * geometry.taps()) + 1;
+  detail::for_each_piece(geometry.channels, channels, [&](Index first, Index count) {
+    for (Index i = 0; i < count; ++i) spread_channel(first + i);
   });
 }
 

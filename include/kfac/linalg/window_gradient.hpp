@@ -27,11 +27,12 @@ class WindowGradient {
     if (ready_ && geometry == geometry_ && channels == channels_) return;
     channels_ = channels;
     geometry_ = geometry;
-    padded_ = geometry.padding != std::array<Index, Axes>{};
+    padded_ = geometry.is_padded();
     std::array<Index, Axes> sizes = geometry.image;
     std::array<Index, Axes> rows{};
     for (std::size_t a = 0; a < Axes; ++a) {
-      sizes[a] += 2 * geometry.padding[a];
+      sizes[a] +=
+          geometry.padding[a] + std::max<Index>(geometry.padding[a] + geometry.extra_padding[a], 0);
       rows[a] = geometry.places(a);
     }
     row_places_ = rows.back();
@@ -61,9 +62,9 @@ class WindowGradient {
     ready_ = true;
   }
 
-  /// into += the sum over `examples` images, one after another, as are the gradients. `into` is as
-  /// `WindowWeights` says; with `bias` there are biases behind the weights of each group, which get
-  /// the gradients' own sums.
+  /// into += the sum over `examples` images, one after another, as are the gradients. `into` has,
+  /// for each group, `out x (in * taps)`, column-major; with `bias` there are biases behind the
+  /// weights of each group, which get the gradients' own sums.
   void add(Index examples, const S* images, const S* gradients, bool bias, S* into) const {
     add(examples, images, gradients, bias, bias, into);
   }

@@ -22,18 +22,15 @@ struct WindowChannels {
   bool operator==(const WindowChannels&) const = default;
 };
 
-/// A convolution goes from pixels to places, its adjoint back.
-enum class WindowDirection { ToPlaces, ToPixels };
-
-/// The weights of a convolution, those of a group `out x (in * taps)`, column-major.
+/// Where the weights of a convolution are: from those of a channel of places (a row), a channel of
+/// the image, an entry of the window or a group to those of the next.
 template <RealScalar S>
 struct WindowWeights {
   const S* data;
-  Index out, taps;
-  Index group_step;  ///< from a group's to the next
+  Index row_step, channel_step, tap_step, group_step;
 
   const S& operator()(Index group, Index row, Index channel, Index tap) const {
-    return data[group * group_step + row + out * (channel * taps + tap)];
+    return data[group * group_step + row * row_step + channel * channel_step + tap * tap_step];
   }
 };
 

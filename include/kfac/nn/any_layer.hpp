@@ -129,6 +129,10 @@ class AnyLayer {
                             grad_input_tangent, grad_parameters_tangent, scratch);
   }
 
+  void trace(const ConstBatchView<S>& x, const Shape& output, PassTrace& trace) const {
+    held_->trace(x, output, trace);
+  }
+
   void visit_scratch(StateVisitor& visitor, Scratch& scratch) const {
     held_->visit_scratch(visitor, scratch);
   }
@@ -176,6 +180,7 @@ class AnyLayer {
                                   BatchView<S>* grad_input_tangent,
                                   VectorMap<S>* grad_parameters_tangent,
                                   AnyScratch& scratch) const = 0;
+    virtual void trace(const ConstBatchView<S>& x, const Shape& output, PassTrace& trace) const = 0;
     virtual void visit_scratch(StateVisitor& visitor, AnyScratch& scratch) const = 0;
     virtual void absorb(AnyScratch& scratch) = 0;
     virtual void visit_buffers(StateVisitor& visitor) = 0;
@@ -226,6 +231,9 @@ class AnyLayer {
                           AnyScratch& scratch) const override {
       slot.backward_tangent(x, y, grad_output, x_tangent, parameter_tangent, grad_output_tangent,
                             grad_input_tangent, grad_parameters_tangent, scratch.as<Scratch>());
+    }
+    void trace(const ConstBatchView<S>& x, const Shape& output, PassTrace& trace) const override {
+      slot.trace(x, output, trace);
     }
     void visit_scratch(StateVisitor& visitor, AnyScratch& scratch) const override {
       slot.visit_scratch(visitor, scratch.as<Scratch>());

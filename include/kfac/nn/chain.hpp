@@ -72,7 +72,10 @@ class Chain : public Network<Derived, S, ScratchType, Sizes> {
     const Batch batch(*this, x, y.values.data(), scratch);
     derived().for_each_slot(scratch.layers, [&](const auto& slot, auto& own, std::size_t i) {
       const Placement& placement = derived().placements()[i];
-      if (placement.forward_in_place && placement.keeps) return;
+      if (placement.forward_in_place && placement.keeps) {
+        if (mode.trace) slot.trace(batch.input(i), scratch.places[i].shape, *mode.trace);
+        return;
+      }
       S* data = placement.output == Memory::Output
                     ? y.values.data()
                     : scratch.activations.data() + scratch.places[i].offset;

@@ -1,14 +1,11 @@
 #pragma once
 
-#include <array>
-#include <cmath>
 #include <string>
-#include <vector>
 
-#include <kfac/core/random.hpp>
 #include <kfac/linalg/window_gradient.hpp>
 #include <kfac/nn/conv_options.hpp>
 #include <kfac/nn/conv_pass.hpp>
+#include <kfac/nn/grouped_weights.hpp>
 #include <kfac/nn/image_axes.hpp>
 #include <kfac/nn/layer.hpp>
 #include <kfac/nn/patch_source.hpp>
@@ -27,7 +24,9 @@ namespace kfac {
 /// \source Grosse and Martens, A Kronecker-factored approximate Fisher matrix for convolution
 ///         layers, 2016
 template <RealScalar S, std::size_t Axes>
-class Conv {
+class Conv : public detail::GroupedWeights<S> {
+  using Base = detail::GroupedWeights<S>;
+
  public:
   using Scalar = S;
   using Options = ConvOptions<Axes>;
@@ -44,34 +43,10 @@ class Conv {
   /// \throws OptionError if a field is outside its range
   Conv(const Options& options, Rng& rng) : options_(options) {
     options_.validate();
-    parameters_.resize(options_.out_channels * kronecker_structure().columns());
-    const double bound = 1.0 / std::sqrt(static_cast<double>(kronecker_structure().inputs));
-    rng.fill_uniform(parameters_, -bound, bound);
+    Base::begin(kronecker_structure(), options_.kernel_size, kronecker_structure().inputs, rng);
   }
 
   const Options& options() const { return options_; }
-
-  /// [W b] of a group, `outputs x (inputs + bias)` of `kronecker_structure()`.
-  MatrixMap<S> augmented_weight(Index group = 0) {
-    const KroneckerStructure sizes = kronecker_structure();
-    return {parameters_.data() + group * sizes.outputs * sizes.columns(), sizes.outputs,
-            sizes.columns()};
-  }
-  Index parameter_count() const { return parameters_.size(); }
-  VectorMap<S> parameters() { return {parameters_.data(), parameters_.size()}; }
-  /// Those of several groups are called "weight.0", "bias.0", "weight.1", ...
-  std::vector<ParameterInfo> parameter_info() const {
-    const KroneckerStructure sizes = kronecker_structure();
-    std::vector<ParameterInfo> info;
-    for (Index group = 0; group < sizes.groups; ++group) {
-      const std::string suffix = sizes.groups == 1 ? "" : '.' + std::to_string(group);
-      const Index offset = group * sizes.outputs * sizes.columns();
-      info.push_back({"weight" + suffix, offset, sizes.outputs, sizes.inputs});
-      if (sizes.bias)
-        info.push_back({"bias" + suffix, offset + sizes.outputs * sizes.inputs, sizes.outputs, 1});
-    }
-    return info;
-  }
 
   static constexpr MemoryUse memory_use() { return {InPlace::Never, false}; }
 
@@ -87,17 +62,18 @@ class Conv {
   Index scratch_size(const Shape& shape, Index examples) const {
     Scratch scratch;
     const ConstBatchView<S> x({nullptr, shape.size(), examples}, shape);
-    scratch.patches.begin(geometry_on(shape), x.values, options_.workspace);
+    scratch.patches.begin(Pass::Direction::ToPlaces, geometry_on(shape), x.values,
+                          options_.workspace);
     scratch.places.begin(options_.out_channels, {nullptr, output_shape(shape).size(), examples});
     return outputs(x, scratch).panel_size() + inputs(x, scratch).panel_size() +
            scratch.patches.size_at_once() + scratch.places.size_at_once();
   }
 
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch, const Mode&) const {
-    scratch.patches.begin(geometry_on(x.shape), x.values, options_.workspace);
+    scratch.patches.begin(Pass::Direction::ToPlaces, geometry_on(x.shape), x.values,
+                          options_.workspace);
     outputs(x, scratch)
-        .run({{x.values.data(), weights()}}, x.examples(), biases(parameters_.data()),
-             y.values.data());
+        .run({{x.values.data(), weights()}}, x.examples(), biases(Base::data()), y.values.data());
   }
 
   void backward(const ConstBatchView<S>& x, const ConstBatchView<S>&,
@@ -164,10 +140,10 @@ class Conv {
   }
 
   KroneckerStructure kronecker_structure() const {
-    Index taps = 1;
-    for (const Index entries : options_.kernel_size) taps *= entries;
-    return {options_.in_channels / options_.groups * taps, options_.out_channels / options_.groups,
-            options_.bias, options_.groups};
+    return {.inputs = options_.in_channels / options_.groups * options_.taps(),
+            .outputs = options_.out_channels / options_.groups,
+            .bias = options_.bias,
+            .groups = options_.groups};
   }
   SharedBatch<S> kronecker_input(const ConstBatchView<S>&, const Scratch& scratch) const {
     return scratch.patches.shared();
@@ -184,9 +160,13 @@ class Conv {
   using Gradient = linalg::detail::WindowGradient<S, Axes>;
 
   Geometry geometry_on(const Shape& shape) const {
-    return {options_.in_channels, detail::image_of<Axes>(shape),
-            options_.kernel_size, options_.stride,
-            options_.padding,     options_.dilation};
+    return {.channels = options_.in_channels,
+            .image = detail::image_of<Axes>(shape),
+            .kernel = options_.kernel_size,
+            .stride = options_.stride,
+            .padding = options_.padding,
+            .extra_padding = detail::extra_padding(options_.padding, options_.padding_end),
+            .dilation = options_.dilation};
   }
   linalg::detail::WindowChannels channels() const {
     const Index groups = options_.groups;
@@ -209,19 +189,21 @@ class Conv {
   /// Those in parameters or in a tangent of them.
   linalg::detail::WindowWeights<S> weights(const S* parameters) const {
     const KroneckerStructure sizes = kronecker_structure();
-    return {parameters, sizes.outputs, sizes.inputs / channels().in,
-            sizes.outputs * sizes.columns()};
+    const Index taps = sizes.inputs / channels().in;
+    return {.data = parameters,
+            .row_step = 1,
+            .channel_step = sizes.outputs * taps,
+            .tap_step = sizes.outputs,
+            .group_step = Base::group_size()};
   }
-  linalg::detail::WindowWeights<S> weights() const { return weights(parameters_.data()); }
+  linalg::detail::WindowWeights<S> weights() const { return weights(Base::data()); }
   Bias biases(const S* parameters) const {
     if (!options_.bias) return {};
     const KroneckerStructure sizes = kronecker_structure();
-    return {parameters + sizes.outputs * sizes.inputs, sizes.outputs,
-            sizes.outputs * sizes.columns()};
+    return {parameters + sizes.outputs * sizes.inputs, sizes.outputs, Base::group_size()};
   }
 
   Options options_;
-  Vector<S> parameters_;
 };
 
 /// On sequences `{channels, length}`.

@@ -32,6 +32,8 @@ struct ConvOptions {
   std::array<Index, Axes> stride = detail::on_all_axes<Axes>(1);
   /// Zeros on each side of the image, >= 0.
   std::array<Index, Axes> padding = detail::on_all_axes<Axes>(0);
+  /// Zeros at the end of each axis, if others than at its beginning: >= 0, or -1: as `padding`.
+  std::array<Index, Axes> padding_end = detail::on_all_axes<Axes>(-1);
   /// Pixels between entries of the kernel, >= 1.
   std::array<Index, Axes> dilation = detail::on_all_axes<Axes>(1);
   Index groups = 1;  ///< separate convolutions side by side; divides both numbers of channels
@@ -40,6 +42,9 @@ struct ConvOptions {
   /// No pass needs patches: they are made for whoever observes the layer, as Kronecker factors do,
   /// for some 600 places at a time, which seldom takes as much as the default, 64 MiB.
   Index workspace = Index{64} << 20;
+
+  /// The number of entries of the kernel.
+  Index taps() const { return PatchGeometry<Axes>{.kernel = kernel_size}.taps(); }
 
   /// \throws OptionError if a field is outside its range
   void validate() const {
@@ -50,6 +55,8 @@ struct ConvOptions {
       detail::check_option(kernel_size[axis] >= 1, where, "kernel_size", kernel_size[axis], ">= 1");
       detail::check_option(stride[axis] >= 1, where, "stride", stride[axis], ">= 1");
       detail::check_option(padding[axis] >= 0, where, "padding", padding[axis], ">= 0");
+      detail::check_option(padding_end[axis] >= -1, where, "padding_end", padding_end[axis],
+                           ">= 0, or -1");
       detail::check_option(dilation[axis] >= 1, where, "dilation", dilation[axis], ">= 1");
     }
     detail::check_option(groups >= 1 && in_channels % groups == 0 && out_channels % groups == 0,

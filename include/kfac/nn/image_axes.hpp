@@ -23,6 +23,17 @@ std::array<Index, Axes> image_of(const Shape& shape) {
   return image;
 }
 
+/// Zeros at the end of each axis beyond those at its beginning, where options have `begin` there,
+/// and `end`, or a negative number for as many as `begin`.
+template <std::size_t Axes>
+std::array<Index, Axes> extra_padding(const std::array<Index, Axes>& begin,
+                                      const std::array<Index, Axes>& end) {
+  std::array<Index, Axes> extra{};
+  for (std::size_t axis = 0; axis < Axes; ++axis)
+    extra[axis] = end[axis] < 0 ? 0 : end[axis] - begin[axis];
+  return extra;
+}
+
 /// `{channels, places...}` of a window on `shape`. \throws ShapeError if it is larger than the
 /// padded image
 template <std::size_t Axes>

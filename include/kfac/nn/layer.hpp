@@ -6,6 +6,7 @@
 
 #include <kfac/core/shape.hpp>
 #include <kfac/nn/hooks.hpp>
+#include <kfac/nn/pass_trace.hpp>
 #include <kfac/nn/shared_batch.hpp>
 
 namespace kfac {
@@ -52,6 +53,7 @@ struct Mode {
   Index use = 0;     ///< it is the use-th, from 0,
   Index uses = 1;    ///< of so many uses of the same parameters
   Index joined = 1;  ///< so many consecutive examples are parts of one of the network's
+  PassTrace* trace = nullptr;  ///< hears of each layer's pass forward, as `describe` does
 
   /// The same, for the k-th of so many uses within it.
   Mode of_use(Index k, Index count) const {
@@ -101,6 +103,8 @@ struct ParameterInfo {
   Index offset = 0;
   Index rows = 0;
   Index columns = 0;
+  /// Of the weight of a convolution: its columns are (channel, then these axes).
+  Shape kernel = {};
 };
 
 /// The Kronecker structure of a layer with curvature: its flat parameters are `groups` matrices
@@ -135,6 +139,10 @@ struct KroneckerStructure {
 /// A layer whose scratch grows with the batch also offers `scratch_size(shape, examples)`: how many
 /// numbers it takes for passes forward and back; a container, `scratch_size(shape, examples,
 /// mode)`, as `WorkspaceSize`.
+///
+/// What `describe` says of a layer comes from its `kind()`, and from `multiply_adds(shape)`: those
+/// of a pass forward with one example, inner layers apart. A KroneckerLayer without it has those of
+/// its linear map, any other none.
 ///
 /// A layer whose passes depend on those before (a generator in its scratch, say) also offers
 /// `visit_scratch(visitor, scratch)`, which visits what a run needs to go on as if it had not been

@@ -16,47 +16,58 @@ inline Index examples_of_columns(Index positions) {
 }
 
 /// The patches of a batch of images as layers announce them: a few examples at a time, when they
-/// are asked for.
+/// are asked for. Those that a convolution multiplies are at places of the window
+/// (`unfold_patches`), those of its adjoint at pixels (`spread_places`).
 template <RealScalar S, std::size_t Axes>
 class PatchSource final : public ColumnSource<S> {
  public:
-  /// `images`, `(channels * plane_size) x examples`, are used until the next call. The patches take
-  /// at most `workspace` bytes, or those of one example.
-  void begin(const PatchGeometry<Axes>& geometry, const ConstMatrixMap<S>& images,
-             Index workspace) {
+  using Direction = linalg::detail::WindowDirection;
+
+  /// `images`, `channels * plane_size` (or `positions`, to pixels) `x examples`, are used until the
+  /// next call. The patches take at most `workspace` bytes, or those of one example.
+  void begin(Direction direction, const PatchGeometry<Axes>& geometry,
+             const ConstMatrixMap<S>& images, Index workspace) {
+    direction_ = direction;
     geometry_ = geometry;
     images_ = images.data();
     examples_ = images.cols();
-    const Index positions = geometry.positions();
     const Index room =
-        workspace / (positions * geometry.features() * static_cast<Index>(sizeof(S)));
-    step_ = std::max<Index>(std::min(examples_of_columns(positions), room), 1);
+        workspace / (positions() * geometry.features() * static_cast<Index>(sizeof(S)));
+    step_ = std::max<Index>(std::min(examples_of_columns(positions()), room), 1);
   }
 
   Index examples_at_once() const override { return step_; }
   /// How many numbers they are.
   Index size_at_once() const {
-    return std::min(step_, examples_) * geometry_.positions() * geometry_.features();
+    return std::min(step_, examples_) * positions() * geometry_.features();
   }
   /// How much memory it has taken, in bytes.
   Index bytes() const { return block_.capacity() * static_cast<Index>(sizeof(S)); }
 
   /// All patches; valid as long as this and the images are.
   SharedBatch<S> shared() const {
-    const Index positions = geometry_.positions();
-    return {*this, geometry_.features(), examples_ * positions, positions};
+    return {*this, geometry_.features(), examples_ * positions(), positions()};
   }
   SharedBatch<S> columns_of(Index first_example, Index count) const override {
-    const Index positions = geometry_.positions();
-    const Index size = geometry_.channels * geometry_.plane_size();
-    MatrixMap<S> patches = block_.map(count * positions, geometry_.features());
-    unfold_patches<S>(geometry_, ConstMatrixMap<S>(images_ + first_example * size, size, count),
-                      patches);
-    return {patches.data(), patches.cols(), patches.rows(), positions,
+    const bool to_places = direction_ == Direction::ToPlaces;
+    const Index size =
+        geometry_.channels * (to_places ? geometry_.plane_size() : geometry_.positions());
+    const ConstMatrixMap<S> images(images_ + first_example * size, size, count);
+    MatrixMap<S> patches = block_.map(count * positions(), geometry_.features());
+    if (to_places)
+      unfold_patches<S>(geometry_, images, patches);
+    else
+      spread_places<S>(geometry_, images, patches);
+    return {patches.data(), patches.cols(), patches.rows(), positions(),
             SharedBatch<S>::Order::RowMajor};
   }
 
  private:
+  Index positions() const {
+    return direction_ == Direction::ToPlaces ? geometry_.positions() : geometry_.plane_size();
+  }
+
+  Direction direction_ = Direction::ToPlaces;
   PatchGeometry<Axes> geometry_;
   const S* images_ = nullptr;
   Index examples_ = 0;

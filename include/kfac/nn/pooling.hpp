@@ -20,6 +20,9 @@ struct PoolOptions {
   /// >= 1, or 0: the same as the kernel.
   std::array<Index, Axes> stride = detail::on_all_axes<Axes>(0);
   std::array<Index, Axes> padding = detail::on_all_axes<Axes>(0);  ///< 0 to half the kernel
+  /// At the end of each axis, if other than at its beginning: 0 to half the kernel, or -1: as
+  /// `padding`.
+  std::array<Index, Axes> padding_end = detail::on_all_axes<Axes>(-1);
 };
 using Pool1dOptions = PoolOptions<1>;
 using Pool2dOptions = PoolOptions<2>;
@@ -49,6 +52,9 @@ class Pool {
       check_option(options_.stride[axis] >= 0, where, "stride", options_.stride[axis], ">= 0");
       check_option(options_.padding[axis] >= 0 && 2 * options_.padding[axis] <= kernel, where,
                    "padding", options_.padding[axis], "0 to half of kernel_size");
+      check_option(options_.padding_end[axis] >= -1 && 2 * options_.padding_end[axis] <= kernel,
+                   where, "padding_end", options_.padding_end[axis],
+                   "0 to half of kernel_size, or -1");
       if (options_.stride[axis] == 0) options_.stride[axis] = kernel;
     }
   }
@@ -62,7 +68,9 @@ class Pool {
             .image = image_of<Axes>(shape),
             .kernel = options_.kernel_size,
             .stride = options_.stride,
-            .padding = options_.padding};
+            .padding = options_.padding,
+            .extra_padding = extra_padding(options_.padding, options_.padding_end),
+            .dilation = on_all_axes<Axes>(1)};
   }
 
   /// One column per channel and example.

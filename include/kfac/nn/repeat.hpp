@@ -21,6 +21,7 @@ class Repeat {
  public:
   using Scalar = typename Block::Scalar;
   static constexpr bool kTwiceDifferentiable = Block::kTwiceDifferentiable;
+  static const char* kind() { return "Repeat"; }
 
   /// Of each use: what its layers keep, and its output but for the last's.
   struct Scratch {

@@ -20,6 +20,8 @@ class Residual {
     Buffer<Scalar> output;  ///< of the block, if its passes read it
   };
 
+  static const char* kind() { return "Residual"; }
+
   explicit Residual(Layers... layers) : block_(std::move(layers)...) {}
 
   Block& block() { return block_; }

@@ -29,6 +29,7 @@ class Siamese {
   using Scalar = typename Block::Scalar;
   using Scratch = typename Block::Scratch;
   static constexpr bool kTwiceDifferentiable = Block::kTwiceDifferentiable;
+  static const char* kind() { return "Siamese"; }
 
   /// \throws OptionError if `branches` is below 1
   explicit Siamese(Index branches, Layers... layers)

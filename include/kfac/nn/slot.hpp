@@ -64,14 +64,18 @@ class Slot {
 
   void forward(const ConstBatchView<Scalar>& x, BatchView<Scalar> y, Scratch& scratch,
                const Mode& mode) const {
+    if constexpr (ContainerLayer<L> && !kTracesItself)
+      if (mode.trace) trace(x, y.shape, *mode.trace);
     layer_.forward(x, y, scratch, mode);
+    if constexpr (!ContainerLayer<L>)
+      if (mode.trace) trace(x, y.shape, *mode.trace, &scratch);
     if constexpr (KroneckerLayer<L>)
       if (is_observed(mode)) announce_input(layer_.kronecker_input(x, scratch), mode);
     if constexpr (kAnnouncesExamples)
       if (is_observed(mode))
-        hooks_.announce_forward(
-            name_, of_network({nullptr, 1, x.examples(), 1, SharedBatch<Scalar>::Order::ColumnMajor},
-                              mode));
+        hooks_.announce_forward(name_, of_network({nullptr, 1, x.examples(), 1,
+                                                   SharedBatch<Scalar>::Order::ColumnMajor},
+                                                  mode));
   }
 
   void backward(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
@@ -120,6 +124,35 @@ class Slot {
           "kfac::Network::backward_tangent: a layer has no second derivatives, "
           "expected a TwiceDifferentiableLayer (layer '" +
           name_ + "')");
+  }
+
+  /// Tells of a pass forward, of a leaf after it, of a container before. One that does not say what
+  /// `kind()` it is is left out.
+  void trace(const ConstBatchView<Scalar>& x, const Shape& output, PassTrace& trace,
+             const Scratch* scratch = nullptr) const {
+    if constexpr (kTracesItself) {
+      layer_.trace(x, output, trace);
+    } else if constexpr (LeafLayer<L> || requires { L::kind(); }) {
+      LayerPass pass;
+      pass.name = name_;
+      pass.kind = "layer";
+      if constexpr (requires { L::kind(); }) pass.kind = L::kind();
+      pass.is_leaf = LeafLayer<L>;
+      pass.input = x.shape;
+      pass.output = output;
+      pass.examples = x.examples();
+      if constexpr (LeafLayer<L>) pass.parameters = parameter_count();
+      if constexpr (requires { layer_.multiply_adds(x.shape); }) {
+        pass.multiply_adds = layer_.multiply_adds(x.shape);
+      } else if constexpr (KroneckerLayer<L>) {
+        const KroneckerStructure map = layer_.kronecker_structure();
+        if (scratch && !map.diagonal_input)
+          pass.multiply_adds =
+              static_cast<double>(layer_.kronecker_input(x, *scratch).positions()) *
+              static_cast<double>(map.groups * map.outputs * map.inputs);
+      }
+      trace.on_forward(pass);
+    }
   }
 
   /// Visits what the layer's next pass takes from `scratch`, if anything, after this layer's name.
@@ -181,6 +214,10 @@ class Slot {
   }
 
  private:
+  static constexpr bool kTracesItself =
+      requires(const L& layer, const ConstBatchView<Scalar>& x, PassTrace& trace) {
+    layer.trace(x, x.shape, trace);
+  };
   static constexpr bool kAnnouncesExamples =
       LeafLayer<L> && !KroneckerLayer<L> && !std::derived_from<L, ParameterFree<Scalar>>;
 
@@ -195,16 +232,14 @@ class Slot {
   void announce_example_gradients(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& y,
                                   const ConstBatchView<Scalar>& grad_output, Scratch& scratch,
                                   const Mode& mode) const {
-    Matrix<Scalar> gradients(parameter_count(), x.examples());
-    const MatrixMap<Scalar> into(gradients.data(), gradients.rows(), gradients.cols());
+    const MatrixMap<Scalar> into = hooks_.memory().map(parameter_count(), x.examples());
     if constexpr (requires { layer_.example_gradients(x, y, grad_output, into, scratch); })
       layer_.example_gradients(x, y, grad_output, into, scratch);
     else
       pass_examples(x, grad_output, into, mode);
-    hooks_.announce_example_gradients(
-        name_, of_network(SharedBatch<Scalar>(ConstMatrixMap<Scalar>(
-                              gradients.data(), gradients.rows(), gradients.cols())),
-                          mode));
+    hooks_.announce_example_gradients(name_, of_network(SharedBatch<Scalar>(ConstMatrixMap<Scalar>(
+                                                            into.data(), into.rows(), into.cols())),
+                                                        mode));
   }
   /// Each example by itself, forward and backward.
   void pass_examples(const ConstBatchView<Scalar>& x, const ConstBatchView<Scalar>& grad_output,

@@ -36,6 +36,7 @@ class TiedEmbedding {
  public:
   using Scalar = S;
   static constexpr bool kTwiceDifferentiable = Block::kTwiceDifferentiable;
+  static const char* kind() { return "TiedEmbedding"; }
 
   struct Scratch {
     typename Embedding<S>::Scratch embedding;
@@ -81,6 +82,11 @@ class TiedEmbedding {
     size.activations += 2 * numbers;
     size.gradients += 2 * numbers;
     return size;
+  }
+
+  /// Of the output.
+  double multiply_adds(const Shape& shape) const {
+    return static_cast<double>(output_shape(shape).size() * embedding().features());
   }
 
   void forward(const ConstBatchView<S>& x, BatchView<S> y, Scratch& scratch,

@@ -61,8 +61,7 @@ TEST_CASE("Siamese: says what is wrong", "[nn][errors]") {
   model.set_mask(&mask);
   CHECK(message_of<StateError>([&] {
           model.forward(Matrix<double>::Ones(6, 1), {2, 3});
-        }) ==
-        "kfac::Siamese: a mask is set, expected none: give parts of equal lengths");
+        }) == "kfac::Siamese: a mask is set, expected none: give parts of equal lengths");
 }
 
 }  // namespace kfac::test::siamese_test

@@ -62,8 +62,7 @@ class CurvatureEstimator {
   /// \throws OptionError
   CurvatureEstimator(Model& model, const LossType& loss,
                      EstimatorOptions<typename Model::Scalar> options = {},
-                     const BlockFactory<typename Model::Scalar>& blocks =
-                         default_blocks<Model>())
+                     const BlockFactory<typename Model::Scalar>& blocks = default_blocks<Model>())
       : model_(model), loss_(loss), options_((options.validate(), options)), rng_(options.seed) {
     BlockOptions<Scalar> prototype;
     prototype.pi = options_.pi;

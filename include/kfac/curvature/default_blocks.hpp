@@ -10,10 +10,10 @@
 namespace kfac {
 
 /// The kinds of blocks that layers have where nothing else is asked for: K-FAC's for linear maps
-/// (`KroneckerBlock`), with a diagonal input factor for embeddings (`DiagonalInputBlock`), one small
-/// matrix a unit for the scale and shift of normalisations (`UnitwiseBlock`), and none, a plain
-/// gradient, for layers that announce nothing. Only those are compiled that layers of the network's
-/// type can call for.
+/// (`KroneckerBlock`), with a diagonal input factor for embeddings (`DiagonalInputBlock`), one
+/// small matrix a unit for the scale and shift of normalisations (`UnitwiseBlock`), and none, a
+/// plain gradient, for layers that announce nothing. Only those are compiled that layers of the
+/// network's type can call for.
 template <class Model>
 BlockFactory<typename Model::Scalar> default_blocks() {
   using S = typename Model::Scalar;

@@ -18,10 +18,10 @@ namespace kfac {
 /// the larger image `{out_channels, ...}`, where those of neighbours overlap and add up. With a
 /// stride it is what decoders and generators enlarge images by:
 ///
-///     kfac::ConvTranspose2d<float> up({.in_channels = 16, .out_channels = 8, .kernel_size = {4,
-///     4},
-///                                      .stride = {2, 2}, .padding = {1, 1}}, rng);  // 7x7 to
-///                                      14x14
+///     // 16 channels of 7x7 pixels to 8 of 14x14.
+///     kfac::ConvTranspose2d<float> up({.in_channels = 16, .out_channels = 8,
+///                                      .kernel_size = {4, 4}, .stride = {2, 2},
+///                                      .padding = {1, 1}}, rng);
 ///
 /// Along an axis of n pixels the output has (n - 1) stride - 2 padding + dilation (kernel - 1) +
 /// output_padding + 1.
@@ -33,9 +33,9 @@ namespace kfac {
 /// channel, then the kernel's axes), and "bias", `out_channels/groups`; uniform in
 /// +-1/sqrt(out_channels/groups*taps) like PyTorch's default. PyTorch's kernel
 /// `[in, out/groups, k1, ...]` has the same entries: `weight(o, (c, k))` is `[c, o, k]`.
-/// \source Dumoulin and Visin, A guide to convolution arithmetic for deep learning, 2016; Grosse
-/// and
-///         Martens, A Kronecker-factored approximate Fisher matrix for convolution layers, 2016
+/// \source Dumoulin and Visin, A guide to convolution arithmetic for deep learning, 2016
+/// \source Grosse and Martens, A Kronecker-factored approximate Fisher matrix for convolution
+///         layers, 2016
 template <RealScalar S, std::size_t Axes>
 class ConvTranspose : public detail::GroupedWeights<S> {
   using Base = detail::GroupedWeights<S>;

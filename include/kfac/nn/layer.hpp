@@ -50,9 +50,9 @@ struct Mode {
   /// all. `Network::set_mask`
   const PositionMask* mask = nullptr;
   // How a layer's pass fits into that of the network, for announcements:
-  Index use = 0;     ///< it is the use-th, from 0,
-  Index uses = 1;    ///< of so many uses of the same parameters
-  Index joined = 1;  ///< so many consecutive examples are parts of one of the network's
+  Index use = 0;               ///< it is the use-th, from 0,
+  Index uses = 1;              ///< of so many uses of the same parameters
+  Index joined = 1;            ///< so many consecutive examples are parts of one of the network's
   PassTrace* trace = nullptr;  ///< hears of each layer's pass forward, as `describe` does
 
   /// The same, for the k-th of so many uses within it.
@@ -220,8 +220,8 @@ struct LayerView {
   std::optional<KroneckerStructure> kronecker;  ///< absent where there is no curvature
   HookPoint<S>* hooks = nullptr;                ///< where to observe it; null without parameters
   bool twice_differentiable = false;            ///< whether it has `backward_tangent`
-  /// Where it is not 0, the parameters are a `units x (parameters / units)` matrix, one row for each
-  /// output unit: a layer's `units()`.
+  /// Where it is not 0, the parameters are a `units x (parameters / units)` matrix, one row for
+  /// each output unit: a layer's `units()`.
   Index units = 0;
   bool recurrent = false;  ///< positions are steps in time, in order: a layer's `kRecurrent`
 };

@@ -218,10 +218,10 @@ class Network {
     derived().visit_scratch(visitor, workspace_.scratch);
   }
 
-  /// Which positions (tokens) of the coming batches are real, `positions x examples`; the others are
-  /// padding, which layers that mix positions ignore and Kronecker factors leave out. Null: all. It
-  /// must stay alive, and fit the batches. It is for the network's own workspace; for another,
-  /// `workspace.mode.mask`.
+  /// Which positions (tokens) of the coming batches are real, `positions x examples`; the others
+  /// are padding, which layers that mix positions ignore and Kronecker factors leave out. Null:
+  /// all. It must stay alive, and fit the batches. It is for the network's own workspace; for
+  /// another, `workspace.mode.mask`.
   void set_mask(const PositionMask* mask) { workspace_.mode.mask = mask; }
 
   /// Dropout on and normalisation by the batch's statistics, as in training (the default).

@@ -171,7 +171,7 @@ class SharedBatch {
   Order order_ = Order::ColumnMajor;
   const ColumnSource<S>* source_ = nullptr;
   Index first_feature_ = 0, first_example_ = 0;  // of what the source makes
-  Index joined_ = 1;  // examples of the layer in one of the network's
+  Index joined_ = 1;                             // examples of the layer in one of the network's
   Index use_ = 0, uses_ = 1;
   const PositionMask* mask_ = nullptr;
 };

@@ -50,8 +50,7 @@ class KfacOptimizer {
   /// \throws OptionError
   KfacOptimizer(Model& model, const LossType& loss,
                 KfacOptions<typename Model::Scalar> options = {},
-                const BlockFactory<typename Model::Scalar>& blocks =
-                    default_blocks<Model>())
+                const BlockFactory<typename Model::Scalar>& blocks = default_blocks<Model>())
       : options_((options.validate(), std::move(options))),
         step_(model, loss, options_, blocks),
         damping_(step_.values().damping),

@@ -117,7 +117,7 @@ struct ChainDecomposition {
                ChainStructure chosen) {
     structure = chosen;
     const double root = std::sqrt(damping);
-    const double pi = linalg::factor_balance<double>(balance, moments.a, moments.g);
+    const auto pi = linalg::factor_balance<double>(balance, moments.a, moments.g);
     Matrix<double> a_damped = moments.a;
     Matrix<double> g_damped = moments.g;
     a_damped.diagonal().array() += root * pi;
